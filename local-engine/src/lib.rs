@@ -1,0 +1,1 @@
+//! The embedded engine: llama.cpp with KV pinned to the conversation.

@@ -1,0 +1,1 @@
+//! Grammars in Lark for llguidance.

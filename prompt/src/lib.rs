@@ -1,0 +1,56 @@
+//! Items to text, and a model's output back to items.
+//!
+//! What lies between the protocol and a model that speaks tokens: chat templates rendered in
+//! two parts (a head and segments, see docs/decisions/0001), a grammar that keeps the output
+//! well formed, and a streaming parser that turns it into items. It knows no tokenizer and no
+//! model: text in, text out, so every engine that takes raw tokens can use it.
+
+pub mod format;
+pub mod grammar;
+pub mod parser;
+
+use turnwire_protocol::engine::EngineFailure;
+
+/// Text to be tokenised. Each piece is tokenised on its own, control tokens recognised;
+/// it is cut in two wherever a user's text spells a control token, so that it forges none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Text {
+    pub pieces: Vec<String>,
+}
+
+/// What stands right before a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// The head, or a segment without generated text (a warm-up): all messages are closed.
+    Closed,
+    /// Generated text whose end-of-turn token is missing.
+    Open,
+    /// Generated text and its end-of-turn token, but not what the template puts behind that.
+    Ended,
+}
+
+/// What the model is to do behind a segment.
+#[derive(Debug)]
+pub struct Plan {
+    /// Text after the generation prompt that the model does not get to choose (the marker of
+    /// a forced call, say). Part of the prompt, not of the output; the parser knows of it.
+    pub opening: String,
+    /// A Lark grammar for llguidance that the output obeys, or none for free text.
+    pub grammar: Option<String>,
+    pub parser: parser::OutputParser,
+}
+
+/// The texts of a model's special tokens.
+#[derive(Clone, Debug, Default)]
+pub struct SpecialTokens {
+    /// Put before everything else if the model wants it and the template does not write it.
+    pub bos: Option<String>,
+    pub eos: Option<String>,
+    /// The token with which the model ends its turn, `<|im_end|>` for ChatML.
+    pub end_of_turn: String,
+    /// All texts that tokenise to one control token.
+    pub control: Vec<String>,
+}
+
+/// A request this format cannot express; becomes a failure of the turn.
+pub type Refusal = EngineFailure;

@@ -1,0 +1,59 @@
+//! Action: what a session wants done. Its owner carries actions out in the order they come.
+
+use bytes::Bytes;
+
+use crate::chain::Chain;
+use crate::engine::TurnRequest;
+use crate::event::Event;
+use crate::id::ResponseId;
+
+/// Names a turn between a session and its owner. Never used twice in one session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TurnKey(pub u64);
+
+#[derive(Debug)]
+pub enum Action {
+    /// Look a stored response up, for this credential only, and answer with `handle_loaded`.
+    Load { turn: TurnKey, id: ResponseId },
+    /// Start the engine and feed what it says to `handle_output`.
+    Start {
+        turn: TurnKey,
+        request: Box<TurnRequest>,
+    },
+    /// Drop the turn's engine stream. Nothing more is expected from it.
+    Stop { turn: TurnKey },
+    /// Store a finished response and answer with `handle_saved`. Its last event waits for that.
+    Save {
+        turn: TurnKey,
+        record: StoredResponse,
+    },
+    /// Send one event.
+    Send(Event),
+    /// The turn is over; for the one log line of the turn.
+    Ended { turn: TurnKey, summary: TurnSummary },
+    /// Send what is queued, then close the connection with this code.
+    Close { code: u16, reason: &'static str },
+}
+
+/// A finished response as a store keeps it.
+#[derive(Clone, Debug)]
+pub struct StoredResponse {
+    pub id: ResponseId,
+    /// The response object of its terminal event, as JSON.
+    pub response: Bytes,
+    /// Its items and those of its parents.
+    pub chain: Chain,
+}
+
+/// What may be said in a log about a turn: nothing of its content.
+#[derive(Clone, Debug)]
+pub struct TurnSummary {
+    pub id: ResponseId,
+    pub model: String,
+    /// The status of the response, or the code of the error that refused it.
+    pub outcome: String,
+    pub usage: crate::engine::Usage,
+    /// Turns in the chain, this one included.
+    pub turns: u64,
+    pub stored: bool,
+}

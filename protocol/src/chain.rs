@@ -1,0 +1,215 @@
+//! Chain: shared, append-only history. A fork is a second pointer to the same link.
+//!
+//! A link holds one response's own input and output items and a pointer to its parent, so a
+//! turn adds what is new and copies nothing. What must be known about all of the history
+//! (calls that wait for an output, size) is carried from link to link, never searched for.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use crate::id::ResponseId;
+use crate::item::Item;
+
+/// A response together with everything before it. Cloning it is one reference count.
+#[derive(Clone)]
+pub struct Chain(Arc<Link>);
+
+/// One response's own part of a chain.
+struct Link {
+    id: ResponseId,
+    parent: Option<Chain>,
+    input: Arc<[Item]>,
+    output: Arc<[Item]>,
+    pending_calls: PendingCalls,
+    turns: u64,
+    bytes: u64,
+    engine_state: OnceLock<EngineState>,
+}
+
+/// What an engine keeps for a link: token ids, a cache position, an upstream id.
+///
+/// Opaque here. The engine downcasts it, and frees what it stands for when it is dropped,
+/// which happens with the last reference to the link.
+#[derive(Clone)]
+pub struct EngineState(Arc<dyn Any + Send + Sync>);
+
+/// Calls of a chain that no item has answered yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PendingCalls(Arc<[PendingCall]>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingCall {
+    pub call_id: Arc<str>,
+    pub kind: CallKind,
+    /// A call of a tool marked `async`: its output may come in any later turn.
+    pub may_wait: bool,
+}
+
+/// Which kind of output item answers a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallKind {
+    Function,
+    Custom,
+}
+
+impl Chain {
+    /// A new link behind `parent`. `pending_calls` are those of the whole chain, this link included.
+    pub fn append(
+        parent: Option<Self>,
+        id: ResponseId,
+        input: Arc<[Item]>,
+        output: Arc<[Item]>,
+        pending_calls: PendingCalls,
+        engine_state: Option<EngineState>,
+    ) -> Self {
+        let own: usize = input
+            .iter()
+            .chain(output.iter())
+            .map(|item| item.raw().len())
+            .sum();
+        let (turns, bytes) = parent.as_ref().map_or((0, 0), |p| (p.0.turns, p.0.bytes));
+        let slot = OnceLock::new();
+        if let Some(state) = engine_state {
+            let _ = slot.set(state);
+        }
+        Self(Arc::new(Link {
+            id,
+            parent,
+            input,
+            output,
+            pending_calls,
+            turns: turns + 1,
+            bytes: bytes + own as u64,
+            engine_state: slot,
+        }))
+    }
+
+    pub fn id(&self) -> &ResponseId {
+        &self.0.id
+    }
+
+    pub fn parent(&self) -> Option<&Self> {
+        self.0.parent.as_ref()
+    }
+
+    /// This response's own input items, without those of its parents.
+    pub fn input(&self) -> &Arc<[Item]> {
+        &self.0.input
+    }
+
+    /// This response's own output items.
+    pub fn output(&self) -> &Arc<[Item]> {
+        &self.0.output
+    }
+
+    pub fn pending_calls(&self) -> &PendingCalls {
+        &self.0.pending_calls
+    }
+
+    /// Responses in the chain, this one included.
+    pub fn turns(&self) -> u64 {
+        self.0.turns
+    }
+
+    /// Bytes of all items in the chain.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+
+    /// From this response to the first one.
+    pub fn ancestry(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |chain| chain.parent())
+    }
+
+    pub fn engine_state(&self) -> Option<&EngineState> {
+        self.0.engine_state.get()
+    }
+
+    /// Records what an engine found out about this link later. The first one to come stays.
+    pub fn set_engine_state(&self, state: EngineState) {
+        let _ = self.0.engine_state.set(state);
+    }
+
+    /// Whether both are the same link, not merely equal ones.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Chain({}, {} turns, {} bytes)",
+            self.0.id, self.0.turns, self.0.bytes
+        )
+    }
+}
+
+impl Drop for Link {
+    /// Unlinks in a loop: the default drop of a long chain would recurse once per turn.
+    fn drop(&mut self) {
+        let mut next = self.parent.take();
+        while let Some(chain) = next {
+            next = Arc::into_inner(chain.0).and_then(|mut link| link.parent.take());
+        }
+    }
+}
+
+impl EngineState {
+    pub fn new(state: Arc<dyn Any + Send + Sync>) -> Self {
+        Self(state)
+    }
+
+    /// The state, if it is of this engine's type.
+    pub fn downcast<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        Arc::downcast(Arc::clone(&self.0)).ok()
+    }
+}
+
+impl fmt::Debug for EngineState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EngineState")
+    }
+}
+
+impl PendingCalls {
+    pub fn iter(&self) -> impl Iterator<Item = &PendingCall> {
+        self.0.iter()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<PendingCall> for PendingCalls {
+    fn from_iter<I: IntoIterator<Item = PendingCall>>(calls: I) -> Self {
+        Self(calls.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_of_a_million_links_is_dropped_without_recursion() {
+        let none: Arc<[Item]> = Arc::new([]);
+        let mut chain = None;
+        for _ in 0..1_000_000 {
+            let id = ResponseId::from("resp_x");
+            chain = Some(Chain::append(
+                chain,
+                id,
+                none.clone(),
+                none.clone(),
+                PendingCalls::default(),
+                None,
+            ));
+        }
+        assert_eq!(chain.as_ref().map(Chain::turns), Some(1_000_000));
+        drop(chain);
+    }
+}

@@ -1,0 +1,160 @@
+//! What a session asks of an engine, and what comes back.
+//!
+//! An engine gets one [`TurnRequest`] and answers with a stream of [`EngineOutput`]:
+//! [`EngineOutput::Started`] or [`EngineOutput::Failed`] first; then items, one at a time, each
+//! opened by `ItemStarted` and closed by `ItemDone`; then `Finished` or `Failed`, and nothing
+//! after it. An item still open at `Finished` was cut and ends `incomplete`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::chain::{Chain, EngineState};
+use crate::id::ResponseId;
+use crate::item::Item;
+use crate::tool::{ToolChoice, Tools};
+
+/// One turn: continue `parent` by `input`.
+#[derive(Clone, Debug)]
+pub struct TurnRequest {
+    /// The id of the response being made.
+    pub id: ResponseId,
+    pub parent: Option<Chain>,
+    /// New items only.
+    pub input: Arc<[Item]>,
+    pub model: Arc<str>,
+    pub instructions: Option<Arc<str>>,
+    pub tools: Tools,
+    pub tool_choice: ToolChoice,
+    pub parallel_tool_calls: bool,
+    /// 0 to 2.
+    pub temperature: f32,
+    /// 0 to 1.
+    pub top_p: f32,
+    pub presence_penalty: f32,
+    pub frequency_penalty: f32,
+    pub max_output_tokens: Option<u32>,
+    /// Alternatives to report for each output token, 0 to 20.
+    pub top_logprobs: u8,
+    /// Whether text deltas carry log probabilities.
+    pub logprobs: bool,
+    pub format: TextFormat,
+    /// `reasoning.effort` as sent.
+    pub reasoning_effort: Option<Arc<str>>,
+    /// False for a warm-up: prepare and prefill, but make no output.
+    pub generate: bool,
+}
+
+/// `text.format`.
+#[derive(Clone, Debug, Default)]
+pub enum TextFormat {
+    #[default]
+    Text,
+    JsonObject,
+    /// A JSON Schema as the client sent it.
+    JsonSchema {
+        schema: Bytes,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub enum EngineOutput {
+    /// The turn was admitted: it is well formed for this engine and fits its context.
+    Started,
+    ItemStarted(ItemStart),
+    /// A piece of the open message's text.
+    TextDelta {
+        text: String,
+        logprobs: Vec<TokenLogprob>,
+    },
+    /// A piece of the open message's refusal; a message holds text or a refusal.
+    RefusalDelta {
+        text: String,
+    },
+    /// A piece of the open reasoning item's text.
+    ReasoningDelta {
+        text: String,
+    },
+    /// A piece of the open call's `arguments`.
+    ArgumentsDelta {
+        text: String,
+    },
+    /// The open item is complete.
+    ItemDone,
+    Finished {
+        reason: FinishReason,
+        usage: Usage,
+        state: Option<EngineState>,
+    },
+    Failed(EngineFailure),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ItemStart {
+    Message,
+    Reasoning,
+    FunctionCall { name: Arc<str> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended its turn.
+    Stop,
+    MaxOutputTokens,
+    ContentFilter,
+}
+
+/// Tokens of one turn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// The whole prompt, inherited context included.
+    pub input_tokens: u64,
+    /// Those of `input_tokens` that were not prefilled because their state was still there.
+    pub cached_tokens: u64,
+    pub output_tokens: u64,
+    /// Those of `output_tokens` spent on reasoning.
+    pub reasoning_tokens: u64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    pub token: String,
+    pub bytes: Vec<u8>,
+    pub logprob: f32,
+    pub top: Vec<TopLogprob>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TopLogprob {
+    pub token: String,
+    pub bytes: Vec<u8>,
+    pub logprob: f32,
+}
+
+/// Why an engine cannot make or finish a turn. `message` is for the client: no addresses, no paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineFailure {
+    pub kind: EngineFailureKind,
+    pub message: String,
+    /// The request field at fault, if one is.
+    pub param: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineFailureKind {
+    ModelNotFound,
+    /// The prompt does not fit: 400 `context_length_exceeded`.
+    ContextLengthExceeded,
+    /// The request asks for something this engine cannot do: 400 `unsupported_value`.
+    Unsupported,
+    /// A field is malformed in a way only the engine can see (a schema, say): 400 `invalid_value`.
+    Invalid,
+    /// 503 `server_is_overloaded`.
+    Overloaded,
+    /// 429 `rate_limit_exceeded`.
+    RateLimited {
+        retry_after_seconds: u32,
+    },
+    /// 500 `server_error`.
+    Internal,
+}

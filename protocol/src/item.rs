@@ -1,0 +1,94 @@
+//! Item: the bytes a client sent or an engine made, plus the three members everybody asks for.
+//!
+//! An item is never re-serialised. Unknown types and unknown members pass through untouched.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+/// One input or output item. Cloning it copies pointers.
+#[derive(Clone, Debug)]
+pub struct Item {
+    raw: Bytes,
+    kind: ItemKind,
+    id: Option<Arc<str>>,
+    call_id: Option<Arc<str>>,
+}
+
+/// The item types that the server treats in a way of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ItemKind {
+    Message,
+    FunctionCall,
+    FunctionCallOutput,
+    CustomToolCall,
+    CustomToolCallOutput,
+    Reasoning,
+    ItemReference,
+    /// Any other type: kept and passed on, not interpreted.
+    Other,
+}
+
+#[derive(Deserialize)]
+struct Header<'a> {
+    #[serde(rename = "type", borrow, default)]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    role: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    call_id: Option<Cow<'a, str>>,
+}
+
+/// Why some bytes are not an item: not an object, or a header member of the wrong type.
+#[derive(Debug, thiserror::Error)]
+#[error("not an item: {0}")]
+pub struct NotAnItem(#[from] serde_json::Error);
+
+impl Item {
+    /// Reads the header of one JSON object. `raw` is kept as it is.
+    pub fn parse(raw: Bytes) -> Result<Self, NotAnItem> {
+        let header: Header<'_> = serde_json::from_slice(&raw)?;
+        let kind = match header.kind.as_deref() {
+            Some("message") => ItemKind::Message,
+            Some("function_call") => ItemKind::FunctionCall,
+            Some("function_call_output") => ItemKind::FunctionCallOutput,
+            Some("custom_tool_call") => ItemKind::CustomToolCall,
+            Some("custom_tool_call_output") => ItemKind::CustomToolCallOutput,
+            Some("reasoning") => ItemKind::Reasoning,
+            Some("item_reference") => ItemKind::ItemReference,
+            Some(_) => ItemKind::Other,
+            None if header.role.is_some() => ItemKind::Message,
+            None if header.id.is_some() => ItemKind::ItemReference,
+            None => ItemKind::Other,
+        };
+        let id = header.id.map(|id| Arc::from(&*id));
+        let call_id = header.call_id.map(|id| Arc::from(&*id));
+        Ok(Self {
+            raw,
+            kind,
+            id,
+            call_id,
+        })
+    }
+
+    /// The JSON object, byte for byte as it came.
+    pub fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+
+    pub fn kind(&self) -> ItemKind {
+        self.kind
+    }
+
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
+    pub fn call_id(&self) -> Option<&Arc<str>> {
+        self.call_id.as_ref()
+    }
+}

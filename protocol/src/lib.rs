@@ -1,0 +1,24 @@
+//! The Responses protocol without I/O, clock or randomness.
+//!
+//! One [`session::Session`] is the state machine of one connection: WebSocket, SSE and plain
+//! JSON requests all drive the same one. It is fed what happens (messages, engine output,
+//! store replies, the time) and answers with [`action::Action`]s for its owner to carry out.
+//!
+//! What is not here: sockets, engines, stores, logging, threads. Ids and time are arguments.
+
+pub mod action;
+pub mod chain;
+pub mod create;
+pub mod engine;
+pub mod event;
+pub mod failure;
+pub mod id;
+pub mod item;
+pub mod lane;
+pub mod limits;
+pub mod message;
+pub mod response;
+pub mod session;
+pub mod sse;
+pub mod tool;
+pub mod turn;

@@ -1,0 +1,36 @@
+//! Limits: every number a client can run into, with its source.
+
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Age of a connection before `websocket_connection_limit_reached`; none = no limit.
+    /// The documented value is 60 minutes.
+    pub connection_age: Option<Duration>,
+    /// How long turns that run at the age limit may still take.
+    pub age_grace: Duration,
+    /// Responses running at once on one connection; documented as 16.
+    pub running_responses: usize,
+    /// Distinct named lanes of one connection; documented as 32.
+    pub lane_names: usize,
+    /// Creates that wait on one connection. Not documented anywhere.
+    pub queued_creates: usize,
+    /// Bytes of one message or request body.
+    pub message_bytes: usize,
+    /// Refuse unknown members of `response.create` instead of ignoring them.
+    pub strict: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connection_age: Some(Duration::from_secs(3600)),
+            age_grace: Duration::from_secs(300),
+            running_responses: 16,
+            lane_names: 32,
+            queued_creates: 256,
+            message_bytes: 64 << 20,
+            strict: false,
+        }
+    }
+}
