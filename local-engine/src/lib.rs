@@ -1,1 +1,24 @@
-//! The embedded engine: llama.cpp with KV pinned to the conversation.
+//! The embedded engine: llama.cpp with the KV cache pinned to the conversation.
+//!
+//! A turn costs its new tokens (docs/decisions/0001-head-and-segments.md). What a response was
+//! made of stays: its exact token ids in the [`link_state::LinkState`] that its link owns, its
+//! keys and values in the cache. Both go when the link goes.
+//!
+//! [`engine`] is the front: it renders and tokenises a request on the caller's side.
+//! [`scheduler`] is one thread that owns the model's context and decodes all conversations in
+//! shared batches. [`cache`] decides which conversation's cells are hot, warm or gone.
+//!
+//! Nothing here waits for a client: output goes into a bounded channel, and a conversation
+//! whose channel is full pauses. Dropping the receiver cancels the turn within one step.
+
+mod cache;
+mod engine;
+mod head;
+mod link_state;
+mod model;
+mod sampler;
+mod scheduler;
+mod turn;
+
+pub use engine::{Inspection, LocalEngine, Options, Stats};
+pub use model::LoadError;

@@ -1,0 +1,400 @@
+//! LocalEngine: the front of the engine, used from any thread.
+//!
+//! Rendering, tokenising and compiling a grammar happen on the caller's side of the engine
+//! thread, so that one client's long prompt delays no other client's next token.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc;
+use turnwire_prompt::{Before, Plan};
+use turnwire_protocol::chain::{Chain, EngineState};
+use turnwire_protocol::engine::{EngineFailure, EngineFailureKind, EngineOutput, TurnRequest};
+use turnwire_protocol::item::Item;
+
+pub use crate::cache::Tier;
+use crate::cache::{KvCache, NodeId, Token};
+use crate::head::{Head, Heads};
+use crate::link_state::LinkState;
+use crate::model::{LoadError, Model, memory_bytes};
+use crate::sampler::Sampler;
+use crate::scheduler::{Command, Counters, Scheduler};
+use crate::turn::{Generation, Job};
+
+/// Settings of one embedded model.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads that compute; none: physical cores less one. They spin while they wait for each
+    /// other, so more than there are idle cores is very slow.
+    pub threads: Option<u32>,
+    /// KV cells, each one token of one conversation; none: a quarter of memory, at most 32,768
+    /// or the model's own context, whichever is more.
+    pub kv_cells: Option<u32>,
+    /// Bytes for conversations moved out of the cells; none: a quarter of memory.
+    pub kv_ram_bytes: Option<u64>,
+    /// Conversations in cells at once.
+    pub sequences: u32,
+    /// Tokens of one batch at the most.
+    pub batch_tokens: u32,
+    /// Layers to compute on a GPU, in builds that know one.
+    pub gpu_layers: u32,
+    /// Generate up to `max_output_tokens` whatever the model says. For benchmarks.
+    pub ignore_end: bool,
+    /// Seeds the choice of tokens; none: from the system.
+    pub seed: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            kv_cells: None,
+            kv_ram_bytes: None,
+            sequences: 64,
+            batch_tokens: 512,
+            gpu_layers: 1_000,
+            ignore_end: false,
+            seed: None,
+        }
+    }
+}
+
+impl Options {
+    /// llama.cpp aborts above 256 sequences.
+    pub(crate) fn sequences(&self) -> u32 {
+        self.sequences.clamp(1, 256)
+    }
+
+    pub(crate) fn threads(&self) -> i32 {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+        self.threads.unwrap_or(cores.saturating_sub(1)).clamp(1, 512) as i32
+    }
+}
+
+/// A model being served. Dropping it ends its thread; turns still running end without a word.
+#[derive(Debug)]
+pub struct LocalEngine {
+    front: Arc<Front>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What preparing a request needs. Shared with the threads that prepare long ones.
+#[derive(Debug)]
+struct Front {
+    model: Model,
+    name: String,
+    options: Options,
+    heads: Mutex<Heads>,
+    commands: Sender<Command>,
+    counters: Arc<Counters>,
+    next_node: AtomicU64,
+    seeds: Mutex<fastrand::Rng>,
+}
+
+/// Counts since the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Prompt tokens that were decoded.
+    pub prefilled_tokens: u64,
+    /// Output tokens that were fed back.
+    pub decoded_tokens: u64,
+    /// Batches decoded.
+    pub steps: u64,
+    pub cancelled_turns: u64,
+    /// Turns accepted and not yet ended.
+    pub live_turns: u64,
+}
+
+/// What the cache holds of a response.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    pub tier: Tier,
+    /// The ids in its cells: a head and the recorded segments, perhaps without the last id.
+    pub ids: Option<Vec<i32>>,
+    /// Cells in use by all conversations.
+    pub used_cells: u32,
+}
+
+/// Outputs that wait for a reader before its conversation pauses.
+const OUTPUT_QUEUE: usize = 64;
+/// New bytes up to which a request is prepared on the caller's thread: well below a millisecond.
+const PREPARED_AT_ONCE: usize = 16 << 10;
+/// Turns accepted at once, running or waiting for room.
+const LIVE_TURNS: u64 = 1024;
+
+impl LocalEngine {
+    /// Loads a GGUF file. Blocks for as long as that takes.
+    pub fn load(path: &Path, options: Options) -> Result<Self, LoadError> {
+        let model = Model::load(path, &options)?;
+        let (commands, inbox) = channel();
+        let counters = Arc::new(Counters::default());
+        let seeds = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        let front = Arc::new(Front {
+            name: model.name(path),
+            model,
+            options,
+            heads: Mutex::default(),
+            commands,
+            counters: Arc::clone(&counters),
+            next_node: AtomicU64::new(1),
+            seeds: Mutex::new(seeds),
+        });
+        let (ready, loaded) = channel();
+        let engine = Arc::clone(&front);
+        let thread = std::thread::Builder::new()
+            .name("local-engine".to_owned())
+            .spawn(move || {
+                let context = match engine.model.context(&engine.options) {
+                    Ok(context) => context,
+                    Err(error) => return drop(ready.send(Err(error))),
+                };
+                let ram = engine.options.kv_ram_bytes.or(memory_bytes().map(|all| all / 4));
+                let warm_budget = usize::try_from(ram.unwrap_or(0)).unwrap_or(usize::MAX);
+                let sequences = engine.options.sequences();
+                let cache = KvCache::new(context, engine.model.cells, sequences, warm_budget);
+                let _ = ready.send(Ok(()));
+                Scheduler::new(&engine.model, cache, inbox, counters).run();
+            })
+            .map_err(LoadError::Thread)?;
+        loaded.recv().expect("the thread answers before it does anything else")?;
+        Ok(Self { front, thread: Some(thread) })
+    }
+
+    /// The model's name, from its file's.
+    pub fn name(&self) -> &str {
+        &self.front.name
+    }
+
+    /// The most tokens one conversation may have.
+    pub fn context_tokens(&self) -> u32 {
+        self.front.model.context
+    }
+
+    /// Starts one turn. Dropping the receiver cancels it.
+    pub fn start(&self, request: TurnRequest) -> mpsc::Receiver<EngineOutput> {
+        let (output, receiver) = mpsc::channel(OUTPUT_QUEUE);
+        let front = Arc::clone(&self.front);
+        if front.counters.live_turns.fetch_add(1, Ordering::Relaxed) >= LIVE_TURNS {
+            front.refuse(&output, overloaded());
+        } else if front.is_long(&request) {
+            let refused = output.clone();
+            let spawned = std::thread::Builder::new()
+                .name("local-engine-prepare".to_owned())
+                .spawn(move || front.submit(&request, output));
+            if spawned.is_err() {
+                self.front.refuse(&refused, overloaded());
+            }
+        } else {
+            front.submit(&request, output);
+        }
+        receiver
+    }
+
+    pub fn stats(&self) -> Stats {
+        let counters = &self.front.counters;
+        Stats {
+            prefilled_tokens: counters.prefilled_tokens.load(Ordering::Relaxed),
+            decoded_tokens: counters.decoded_tokens.load(Ordering::Relaxed),
+            steps: counters.steps.load(Ordering::Relaxed),
+            cancelled_turns: counters.cancelled_turns.load(Ordering::Relaxed),
+            live_turns: counters.live_turns.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What the cache holds of a response. None: not this engine's, or the engine has ended.
+    pub fn inspect(&self, state: &EngineState) -> Option<Inspection> {
+        let state = self.front.own(state)?;
+        let (reply, answer) = channel();
+        self.front.commands.send(Command::Inspect(state.node, reply)).ok()?;
+        answer.recv().ok()
+    }
+
+    /// The recorded ids of a response and its parents, without a head.
+    pub fn recorded_ids(&self, state: &EngineState) -> Option<Vec<i32>> {
+        Some(self.front.own(state)?.gather())
+    }
+
+    /// The ids of the head made of these instructions and tools.
+    pub fn head_ids(&self, request: &TurnRequest) -> Result<Vec<i32>, EngineFailure> {
+        Ok(self.front.head(request)?.ids.clone())
+    }
+
+    /// Moves all idle conversations out of the cells, to RAM or altogether, and waits for it.
+    pub fn evict_idle(&self, to: Tier) {
+        let (reply, done) = channel();
+        if self.front.commands.send(Command::EvictIdle(to, reply)).is_ok() {
+            let _ = done.recv();
+        }
+    }
+}
+
+impl Drop for LocalEngine {
+    fn drop(&mut self) {
+        let _ = self.front.commands.send(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Front {
+    fn is_long(&self, request: &TurnRequest) -> bool {
+        let new: usize = request.input.iter().map(|item| item.raw().len()).sum();
+        let head = request.tools.raw.len() + request.instructions.as_ref().map_or(0, |text| text.len());
+        let known = self.known_head(request).is_some();
+        // A parent without ids has to be rendered and tokenised whole.
+        let inherited = match request.parent.as_ref().map(|parent| (parent, self.state_of(parent))) {
+            Some((parent, None)) => parent.bytes() as usize,
+            _ => 0,
+        };
+        new + inherited + if known { 0 } else { head } > PREPARED_AT_ONCE
+    }
+
+    fn submit(&self, request: &TurnRequest, output: mpsc::Sender<EngineOutput>) {
+        match self.prepare(request, output.clone()) {
+            Ok(job) => {
+                // Room for the first word is certain: the channel is new.
+                let _ = output.try_send(EngineOutput::Started);
+                if self.commands.send(Command::Run(Box::new(job))).is_err() {
+                    self.refuse(&output, stopped());
+                }
+            }
+            Err(failure) => self.refuse(&output, failure),
+        }
+    }
+
+    fn refuse(&self, output: &mpsc::Sender<EngineOutput>, failure: EngineFailure) {
+        self.counters.live_turns.fetch_sub(1, Ordering::Relaxed);
+        let _ = output.try_send(EngineOutput::Failed(failure));
+    }
+
+    fn prepare(&self, request: &TurnRequest, output: mpsc::Sender<EngineOutput>) -> Result<Job, EngineFailure> {
+        let head = self.head(request)?;
+        let parent = request.parent.as_ref().map(|chain| self.ids_of(chain)).transpose()?;
+        let plan = match request.generate {
+            true => Some(self.model.format.plan(request)?),
+            false => None,
+        };
+        let before = parent.as_ref().map_or(Before::Closed, |parent| parent.before);
+        let items: Vec<&Item> = request.input.iter().collect();
+        let delta = self.model.tokenize(&self.model.format.segment(before, &items, plan.as_ref())?);
+        let inherited = head.ids.len() + parent.as_ref().map_or(0, |parent| parent.total as usize);
+        let prompt = inherited + delta.len();
+        let context = self.model.context as usize;
+        // One cell at least must be left for output, or for the token after a warm-up.
+        if prompt >= context {
+            return Err(EngineFailure {
+                kind: EngineFailureKind::ContextLengthExceeded,
+                message: format!(
+                    "This model's maximum context length is {context} tokens. However, your input \
+                     resulted in {prompt} tokens. Please reduce the length of the input."
+                ),
+                param: Some("input".to_owned()),
+            });
+        }
+        let room = (context - prompt) as u32;
+        let generation = plan.map(|plan| self.generation(request, plan, room)).transpose()?;
+        Ok(Job {
+            node: NodeId(self.next_node.fetch_add(1, Ordering::Relaxed)),
+            head,
+            parent,
+            delta,
+            generation,
+            output,
+            release: self.commands.clone(),
+        })
+    }
+
+    fn generation(&self, request: &TurnRequest, plan: Plan, room: u32) -> Result<Generation, EngineFailure> {
+        let matcher = plan.grammar.map(|lark| self.model.matcher(&lark)).transpose();
+        let matcher = matcher.map_err(|error| EngineFailure {
+            kind: EngineFailureKind::Invalid,
+            message: format!("The output format or a tool's parameters cannot be enforced: {error}"),
+            param: None,
+        })?;
+        let rng = self.seeds.lock().expect("no panic while drawing a seed").fork();
+        Ok(Generation {
+            sampler: Sampler::new(request, rng),
+            matcher,
+            parser: plan.parser,
+            max_output: request.max_output_tokens.unwrap_or(room).clamp(1, room),
+            logprobs: request.logprobs,
+            top_logprobs: usize::from(request.top_logprobs),
+            ignore_end: self.options.ignore_end,
+        })
+    }
+
+    fn known_head(&self, request: &TurnRequest) -> Option<Arc<Head>> {
+        let mut heads = self.heads.lock().expect("no panic while heads are looked up");
+        heads.get(request.instructions.as_ref(), &request.tools.raw)
+    }
+
+    fn head(&self, request: &TurnRequest) -> Result<Arc<Head>, EngineFailure> {
+        if let Some(head) = self.known_head(request) {
+            return Ok(head);
+        }
+        let text = self.model.format.head(request.instructions.as_deref(), &request.tools)?;
+        let ids = self.model.tokenize(&text);
+        let mut heads = self.heads.lock().expect("no panic while a head is kept");
+        Ok(heads.insert(request.instructions.as_ref(), &request.tools.raw, ids))
+    }
+
+    /// The state of a chain's last link, if this engine made it.
+    fn state_of(&self, chain: &Chain) -> Option<Arc<LinkState>> {
+        self.own(chain.engine_state()?)
+    }
+
+    fn own(&self, state: &EngineState) -> Option<Arc<LinkState>> {
+        let state: Arc<LinkState> = state.downcast()?;
+        state.release.same_channel(&self.commands).then_some(state)
+    }
+
+    /// The ids of a chain. Those of links that have none are rendered once and recorded.
+    fn ids_of(&self, chain: &Chain) -> Result<Arc<LinkState>, EngineFailure> {
+        if let Some(state) = self.state_of(chain) {
+            return Ok(state);
+        }
+        let mut unknown = Vec::new();
+        let mut base = None;
+        for link in chain.ancestry() {
+            base = self.state_of(link);
+            if base.is_some() {
+                break;
+            }
+            unknown.push(link);
+        }
+        let items: Vec<&Item> = unknown.iter().rev().flat_map(|link| link.input().iter().chain(link.output().iter())).collect();
+        let before = base.as_ref().map_or(Before::Closed, |base| base.before);
+        let ids: Vec<Token> = self.model.tokenize(&self.model.format.segment(before, &items, None)?);
+        let state = Arc::new(LinkState {
+            total: base.as_ref().map_or(0, |base| base.total) + ids.len() as u32,
+            base,
+            ids,
+            before: Before::Closed,
+            node: NodeId(self.next_node.fetch_add(1, Ordering::Relaxed)),
+            release: self.commands.clone(),
+        });
+        chain.set_engine_state(EngineState::new(state.clone()));
+        // Another turn may have been faster; then its ids are the ones that count.
+        Ok(self.state_of(chain).unwrap_or(state))
+    }
+}
+
+fn overloaded() -> EngineFailure {
+    EngineFailure {
+        kind: EngineFailureKind::Overloaded,
+        message: "The server is overloaded. Please try again later.".to_owned(),
+        param: None,
+    }
+}
+
+fn stopped() -> EngineFailure {
+    EngineFailure {
+        kind: EngineFailureKind::Internal,
+        message: "The engine of this model has stopped.".to_owned(),
+        param: None,
+    }
+}

@@ -1,0 +1,50 @@
+//! LinkState: what this engine keeps for a response, in the slot its link has for it.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use turnwire_prompt::Before;
+
+use crate::cache::{NodeId, Token};
+use crate::scheduler::Command;
+
+/// A response's exact token ids, and the name of its end in the cache.
+#[derive(Debug)]
+pub(crate) struct LinkState {
+    /// The nearest response before this one that has ids of this engine.
+    pub(crate) base: Option<Arc<LinkState>>,
+    /// The segment: what this response appended to the prompt, generated ids included.
+    pub(crate) ids: Vec<Token>,
+    /// Ids from the first response to this one, without a head.
+    pub(crate) total: u32,
+    /// How the segment ends, for what is rendered behind it.
+    pub(crate) before: Before,
+    pub(crate) node: NodeId,
+    /// To the engine thread: frees the cache when nobody can name this response any more.
+    pub(crate) release: Sender<Command>,
+}
+
+impl LinkState {
+    /// All ids from the first response to this one. Costs the length of the chain.
+    pub(crate) fn gather(&self) -> Vec<Token> {
+        let mut segments: Vec<&[Token]> = Vec::new();
+        let mut link = Some(self);
+        while let Some(state) = link {
+            segments.push(&state.ids);
+            link = state.base.as_deref();
+        }
+        segments.into_iter().rev().flatten().copied().collect()
+    }
+}
+
+impl Drop for LinkState {
+    fn drop(&mut self) {
+        // The engine may have ended before the last conversation; then there is nothing to free.
+        let _ = self.release.send(Command::Release(self.node));
+        // Bases are unlinked in a loop: a long chain would overflow the stack.
+        let mut next = self.base.take();
+        while let Some(state) = next {
+            next = Arc::into_inner(state).and_then(|mut state| state.base.take());
+        }
+    }
+}
