@@ -47,7 +47,7 @@ pub struct PendingCall {
 }
 
 /// Which kind of output item answers a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CallKind {
     Function,
     Custom,

@@ -1,1 +1,293 @@
-//! To be written.
+//! CreateRequest: the members of a create that the server reads, checked.
+//!
+//! What the response object shows of the request is written once, here, as JSON text; nothing
+//! else of the message is kept but its items and tools, as slices.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::create::input::read_input;
+use crate::create::settings::{Decimal, Reasoning, Text};
+use crate::engine::TextFormat;
+use crate::failure::Failure;
+use crate::field::Field;
+use crate::id::ResponseId;
+use crate::item::Item;
+use crate::message::Members;
+use crate::response::Echo;
+use crate::session::Transport;
+use crate::tool::{ToolChoice, Tools};
+
+mod input;
+mod settings;
+
+/// A request for one turn, without its lane and its parent.
+#[derive(Debug)]
+pub(crate) struct CreateRequest {
+    pub(crate) model: Arc<str>,
+    pub(crate) input: Arc<[Item]>,
+    pub(crate) instructions: Option<Arc<str>>,
+    pub(crate) tools: Tools,
+    pub(crate) tool_choice: ToolChoice,
+    pub(crate) parallel_tool_calls: bool,
+    pub(crate) temperature: f32,
+    pub(crate) top_p: f32,
+    pub(crate) presence_penalty: f32,
+    pub(crate) frequency_penalty: f32,
+    pub(crate) max_output_tokens: Option<u32>,
+    pub(crate) top_logprobs: u8,
+    pub(crate) logprobs: bool,
+    pub(crate) format: TextFormat,
+    pub(crate) reasoning_effort: Option<Arc<str>>,
+    pub(crate) generate: bool,
+    pub(crate) store: bool,
+    /// The members of the response object that follow from the request alone.
+    pub(crate) echo: Vec<u8>,
+}
+
+/// Whether the body of a POST asks for SSE. False for a body that a session would refuse.
+pub fn stream_requested(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Body {
+        stream: Option<bool>,
+    }
+    serde_json::from_slice::<Body>(body).is_ok_and(|body| body.stream == Some(true))
+}
+
+impl CreateRequest {
+    pub(crate) fn parse(
+        message: &Bytes,
+        members: &Members<'_>,
+        parent: Option<&ResponseId>,
+        transport: Transport,
+        strict: bool,
+    ) -> Result<Self, Failure> {
+        if strict {
+            refuse_unknown(message)?;
+        }
+        refuse_unsupported(members, transport)?;
+
+        let model = Field::named("model", members.model)
+            .ok_or_else(|| Failure::missing_required_parameter("model"))?
+            .string()?;
+        let input = read_input(Field::named("input", members.input), message)?;
+        if input.is_empty() && parent.is_none() {
+            return Err(Failure::missing_required_parameter("input"));
+        }
+        let instructions = Field::named("instructions", members.instructions);
+        let instructions_text = instructions.map(Field::string).transpose()?;
+        let mut tools_echo = Vec::new();
+        let tools_field = Field::named("tools", members.tools);
+        let tools = Tools::parse(tools_field, message, strict, &mut tools_echo)?;
+        let tool_choice_field = Field::named("tool_choice", members.tool_choice);
+        let tool_choice = ToolChoice::parse(tool_choice_field, &tools)?;
+        let boolean = |name, raw, default| match Field::named(name, raw) {
+            Some(field) => field.boolean(),
+            None => Ok(default),
+        };
+        let parallel_tool_calls =
+            boolean("parallel_tool_calls", members.parallel_tool_calls, true)?;
+
+        let temperature = Decimal::read("temperature", members.temperature, 0.0, 2.0, "1.0")?;
+        let top_p = Decimal::read("top_p", members.top_p, 0.0, 1.0, "1.0")?;
+        let presence = members.presence_penalty;
+        let presence_penalty = Decimal::read("presence_penalty", presence, -2.0, 2.0, "0.0")?;
+        let frequency = members.frequency_penalty;
+        let frequency_penalty = Decimal::read("frequency_penalty", frequency, -2.0, 2.0, "0.0")?;
+        let top_logprobs = Field::named("top_logprobs", members.top_logprobs)
+            .map(|field| field.integer(0, 20))
+            .transpose()?
+            .unwrap_or(0);
+        let max_output_tokens = Field::named("max_output_tokens", members.max_output_tokens)
+            .map(|field| field.integer(16, u32::MAX))
+            .transpose()?;
+        let max_tool_calls = Field::named("max_tool_calls", members.max_tool_calls)
+            .map(|field| field.integer(1, u32::MAX))
+            .transpose()?;
+
+        let text = Text::read(Field::named("text", members.text), message)?;
+        let reasoning = Reasoning::read(Field::named("reasoning", members.reasoning))?;
+        let logprobs = settings::includes_logprobs(Field::named("include", members.include))?;
+        let truncation = Field::named("truncation", members.truncation);
+        truncation
+            .map(|field| field.one_of(&["auto", "disabled"]))
+            .transpose()?;
+        let service_tier = Field::named("service_tier", members.service_tier);
+        service_tier
+            .map(|field| field.one_of(settings::SERVICE_TIERS))
+            .transpose()?;
+        let metadata = Field::named("metadata", members.metadata);
+        metadata.map(settings::check_metadata).transpose()?;
+        let safety_identifier = Field::named("safety_identifier", members.safety_identifier);
+        // One document says 64 characters, a later one 128.
+        safety_identifier
+            .map(|field| field.string_up_to(128))
+            .transpose()?;
+        let prompt_cache_key = Field::named("prompt_cache_key", members.prompt_cache_key);
+        prompt_cache_key.map(Field::string).transpose()?;
+        let context_management = Field::named("context_management", members.context_management);
+        context_management
+            .map(settings::check_context_management)
+            .transpose()?;
+        let cache_options = Field::named("prompt_cache_options", members.prompt_cache_options);
+        let prewarm = cache_options
+            .map(settings::prewarm)
+            .transpose()?
+            .unwrap_or(false);
+
+        let store = boolean("store", members.store, true)?;
+        let generate = boolean("generate", members.generate, true)? && !prewarm;
+
+        let echo = Echo {
+            model: &model,
+            previous_response_id: parent.map(ResponseId::as_str),
+            instructions: instructions.map_or("null", Field::text),
+            tools: &tools_echo,
+            tool_choice: tool_choice_field.map_or("\"auto\"", Field::text),
+            truncation: truncation.map_or("\"disabled\"", Field::text),
+            text: &text.echo,
+            reasoning: &reasoning.echo,
+            temperature: temperature.text,
+            top_p: top_p.text,
+            presence_penalty: presence_penalty.text,
+            frequency_penalty: frequency_penalty.text,
+            metadata: metadata.map_or("{}", Field::text),
+            safety_identifier: safety_identifier.map_or("null", Field::text),
+            prompt_cache_key: prompt_cache_key.map_or("null", Field::text),
+            parallel_tool_calls,
+            top_logprobs,
+            max_output_tokens,
+            max_tool_calls,
+            store,
+        };
+        Ok(Self {
+            echo: echo.members(),
+            model: model.into(),
+            input,
+            instructions: instructions_text.map(|text| text.into()),
+            tools,
+            tool_choice,
+            parallel_tool_calls,
+            temperature: temperature.value,
+            top_p: top_p.value,
+            presence_penalty: presence_penalty.value,
+            frequency_penalty: frequency_penalty.value,
+            max_output_tokens,
+            top_logprobs,
+            logprobs,
+            format: text.format,
+            reasoning_effort: reasoning.effort.map(Arc::from),
+            generate,
+            store,
+        })
+    }
+}
+
+/// Refuses what would be wrong to ignore.
+fn refuse_unsupported(members: &Members<'_>, transport: Transport) -> Result<(), Failure> {
+    let given = |name, raw| Field::named(name, raw).is_some();
+    if transport == Transport::Http {
+        let why = "It is for WebSocket connections only.";
+        for (name, raw) in [
+            ("stream_id", members.stream_id),
+            ("generate", members.generate),
+        ] {
+            if given(name, raw) {
+                return Err(Failure::unsupported_parameter(name, why));
+            }
+        }
+        // The session does not care, but a wrong type must not pass for false.
+        Field::named("stream", members.stream)
+            .map(Field::boolean)
+            .transpose()?;
+    }
+    if let Some(field) = Field::named("background", members.background)
+        && field.boolean()?
+    {
+        let why = "Responses are not made in the background here.";
+        return Err(Failure::unsupported_parameter("background", why));
+    }
+    if given("conversation", members.conversation) {
+        if given("previous_response_id", members.previous_response_id) {
+            let (param, other) = ("previous_response_id", "conversation");
+            return Err(Failure::mutually_exclusive_parameters(param, other));
+        }
+        let why = "Continue with 'previous_response_id' instead.";
+        return Err(Failure::unsupported_parameter("conversation", why));
+    }
+    if given("prompt", members.prompt) {
+        let why = "Send 'model', 'instructions' and 'input' instead of a template.";
+        return Err(Failure::unsupported_parameter("prompt", why));
+    }
+    if let Some(field) = Field::named("multi_agent", members.multi_agent)
+        && settings::multi_agent_enabled(field)?
+    {
+        let why = "This server runs no multi-agent responses.";
+        return Err(Failure::unsupported_parameter("multi_agent", why));
+    }
+    Ok(())
+}
+
+/// Everything that is documented for a create, and what clients are known to send besides.
+const KNOWN_MEMBERS: &[&str] = &[
+    "access_programs",
+    "background",
+    "background_options",
+    "client_metadata",
+    "context_management",
+    "conversation",
+    "event_id",
+    "frequency_penalty",
+    "generate",
+    "image",
+    "include",
+    "input",
+    "instructions",
+    "max_output_tokens",
+    "max_tool_calls",
+    "metadata",
+    "model",
+    "moderation",
+    "multi_agent",
+    "parallel_tool_calls",
+    "presence_penalty",
+    "previous_response_id",
+    "prompt",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "reasoning",
+    "request_id",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "stream",
+    "stream_id",
+    "stream_options",
+    "temperature",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+    "top_p",
+    "truncation",
+    "type",
+    "user",
+];
+
+/// Refuses the first member that is not known, as strict mode does.
+fn refuse_unknown(message: &[u8]) -> Result<(), Failure> {
+    let members: BTreeMap<String, IgnoredAny> =
+        serde_json::from_slice(message).map_err(Failure::invalid_json)?;
+    match members
+        .keys()
+        .find(|name| !KNOWN_MEMBERS.contains(&name.as_str()))
+    {
+        Some(name) => Err(Failure::unknown_parameter(name)),
+        None => Ok(()),
+    }
+}

@@ -1,10 +1,16 @@
 //! Event: one message to the client, encoded once.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::Bytes;
 
+use crate::action::Action;
 use crate::failure::Failure;
+use crate::item::Item;
+use crate::json::Object;
+use crate::lane::LaneName;
+use crate::response::{Moment, ResponseObject};
 
 /// One server event as JSON, with what a transport needs to know about it.
 #[derive(Clone, Debug)]
@@ -30,5 +36,111 @@ impl Event {
             self.name,
             "response.completed" | "response.incomplete" | "response.failed" | "error"
         )
+    }
+
+    /// An event with members of its own, which `write` appends.
+    pub(crate) fn new(
+        stamp: Stamp<'_>,
+        name: &'static str,
+        capacity: usize,
+        write: impl FnOnce(&mut Object<'_>),
+    ) -> Self {
+        let mut json = Vec::with_capacity(192 + capacity);
+        let mut object = Object::open(&mut json);
+        stamp.write(&mut object, name);
+        write(&mut object);
+        object.close();
+        Self {
+            name,
+            json: json.into(),
+            response: None,
+            failure: None,
+        }
+    }
+
+    /// `response.created` and so on, with the response object as it is at that moment.
+    pub(crate) fn lifecycle(
+        stamp: Stamp<'_>,
+        name: &'static str,
+        response: &ResponseObject,
+        moment: &Moment<'_>,
+        output: &[Item],
+    ) -> Self {
+        let mut range = 0..0;
+        let event = Self::new(stamp, name, response.size_hint(output), |object| {
+            let json = object.name("response");
+            range.start = json.len();
+            response.write(json, moment, output);
+            range.end = json.len();
+        });
+        Self {
+            response: Some(range),
+            ..event
+        }
+    }
+
+    /// An `error` event. Its number is 0, because no response was started.
+    pub(crate) fn error(lane: Option<&LaneName>, failure: Failure) -> Self {
+        let stamp = Stamp {
+            sequence_number: 0,
+            lane,
+        };
+        let event = Self::new(stamp, "error", 128 + failure.message.len(), |object| {
+            object.value("status", &failure.status);
+            failure.write_error(object);
+            failure.write_headers(object);
+        });
+        Self {
+            failure: Some(Box::new(failure)),
+            ..event
+        }
+    }
+}
+
+/// What every event begins with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp<'a> {
+    pub(crate) sequence_number: u64,
+    pub(crate) lane: Option<&'a LaneName>,
+}
+
+impl Stamp<'_> {
+    fn write(self, object: &mut Object<'_>, name: &str) {
+        object.value("type", name);
+        object.value("sequence_number", &self.sequence_number);
+        if let Some(lane) = self.lane {
+            object.value("stream_id", lane.as_str());
+        }
+    }
+}
+
+/// Where the events of one response go, numbered.
+#[derive(Debug)]
+pub(crate) struct Outlet<'a> {
+    pub(crate) lane: Option<&'a LaneName>,
+    /// The number of the next event.
+    pub(crate) next: &'a mut u64,
+    pub(crate) actions: &'a mut VecDeque<Action>,
+}
+
+impl Outlet<'_> {
+    pub(crate) fn event(
+        &mut self,
+        name: &'static str,
+        capacity: usize,
+        write: impl FnOnce(&mut Object<'_>),
+    ) {
+        let event = Event::new(self.stamp(), name, capacity, write);
+        self.actions.push_back(Action::Send(event));
+    }
+
+    /// The next number. The event it is for must be sent.
+    pub(crate) fn stamp(&mut self) -> Stamp<'_> {
+        let sequence_number = *self.next;
+        *self.next += 1;
+        Stamp {
+            sequence_number,
+            lane: self.lane,
+        }
     }
 }

@@ -1,4 +1,17 @@
 //! Failure: what a client did wrong or may know about what went wrong.
+//!
+//! The catalogue of codes is this file: one constructor for each. What clients match on is the
+//! code; four messages are fixed as well, because clients were seen to match those too.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::chain::CallKind;
+use crate::engine::{EngineFailure, EngineFailureKind};
+use crate::id::ResponseId;
+use crate::json::Object;
 
 /// An error as the client sees it: an `error` event, or an HTTP status with a JSON body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,4 +23,342 @@ pub struct Failure {
     pub message: String,
     pub param: Option<String>,
     pub retry_after_seconds: Option<u32>,
+}
+
+/// Chains that cannot be continued as asked.
+impl Failure {
+    pub fn previous_response_not_found(id: &ResponseId) -> Self {
+        let message = format!("Previous response with id '{id}' not found.");
+        Self::invalid_request(
+            "previous_response_not_found",
+            message,
+            Some("previous_response_id"),
+        )
+    }
+
+    /// A call that the input leaves unanswered.
+    pub fn missing_tool_output(kind: CallKind, call_id: &str) -> Self {
+        let call = match kind {
+            CallKind::Function => "function call",
+            CallKind::Custom => "custom tool call",
+        };
+        let message = format!("No tool output found for {call} {call_id}.");
+        Self::invalid_request("missing_tool_output", message, Some("input"))
+    }
+
+    /// An output that answers no call.
+    pub fn orphan_tool_output(kind: CallKind, call_id: &str) -> Self {
+        let output = match kind {
+            CallKind::Function => "function call output",
+            CallKind::Custom => "custom tool call output",
+        };
+        let message = format!("No tool call found for {output} with call_id {call_id}.");
+        Self::invalid_request("orphan_tool_output", message, Some("input"))
+    }
+}
+
+/// Lanes and connections.
+impl Failure {
+    pub fn invalid_stream_id() -> Self {
+        let message = "The 'stream_id' field must be a non-empty string with at most 256 \
+                       characters and may only contain letters, numbers, underscores, hyphens, \
+                       and periods.";
+        Self::invalid_request("invalid_stream_id", message, Some("stream_id"))
+    }
+
+    pub fn stream_limit_reached(limit: usize) -> Self {
+        let message = format!(
+            "This WebSocket connection has reached its maximum number of distinct stream IDs \
+             ({limit}). Reuse an existing stream_id or open a new WebSocket connection."
+        );
+        Self::invalid_request("websocket_stream_limit_reached", message, Some("stream_id"))
+    }
+
+    pub fn connection_limit_reached(limit: Duration) -> Self {
+        let seconds = limit.as_secs();
+        let limit = if seconds > 0 && seconds.is_multiple_of(60) {
+            format!("{} minutes", seconds / 60)
+        } else {
+            format!("{seconds} seconds")
+        };
+        let message = format!(
+            "Responses websocket connection limit reached ({limit}). Create a new websocket \
+             connection to continue."
+        );
+        Self::invalid_request("websocket_connection_limit_reached", message, None)
+    }
+
+    pub fn too_many_queued_responses() -> Self {
+        Self {
+            status: 429,
+            ..Self::invalid_request(
+                "too_many_queued_responses",
+                "Too many responses are waiting on this connection. Wait until some have ended, \
+                 or open another connection.",
+                None,
+            )
+        }
+    }
+
+    pub fn request_too_large(limit: usize) -> Self {
+        Self {
+            status: 413,
+            ..Self::invalid_request(
+                "request_too_large",
+                format!("The message is larger than the limit of {limit} bytes."),
+                None,
+            )
+        }
+    }
+
+    pub fn server_shutting_down() -> Self {
+        Self {
+            status: 503,
+            kind: "server_error",
+            ..Self::invalid_request(
+                "server_shutting_down",
+                "The server is shutting down. Send the request again on a new connection.",
+                None,
+            )
+        }
+    }
+
+    /// How a create that had not started ends when it is cancelled.
+    pub fn response_cancelled() -> Self {
+        Self::invalid_request(
+            "response_cancelled",
+            "The response was cancelled before it started.",
+            None,
+        )
+    }
+}
+
+/// Messages and members that are not what they should be. `param` is the path of the member.
+impl Failure {
+    pub fn invalid_json(problem: impl fmt::Display) -> Self {
+        let message = format!("The message is not valid JSON: {problem}.");
+        Self::invalid_request("invalid_json", message, None)
+    }
+
+    pub fn unsupported_event_type(kind: &str) -> Self {
+        let message = format!("Unsupported event type: '{kind}'.");
+        Self::invalid_request("unsupported_event_type", message, Some("type"))
+    }
+
+    pub fn missing_required_parameter(param: impl fmt::Display) -> Self {
+        let message = format!("Missing required parameter: '{param}'.");
+        Self::invalid_request(
+            "missing_required_parameter",
+            message,
+            Some(&param.to_string()),
+        )
+    }
+
+    pub fn unknown_parameter(param: impl fmt::Display) -> Self {
+        let message = format!("Unknown parameter: '{param}'.");
+        Self::invalid_request("unknown_parameter", message, Some(&param.to_string()))
+    }
+
+    pub fn unsupported_parameter(param: impl fmt::Display, why: &str) -> Self {
+        let message = format!("Unsupported parameter: '{param}'. {why}");
+        Self::invalid_request("unsupported_parameter", message, Some(&param.to_string()))
+    }
+
+    pub fn mutually_exclusive_parameters(param: &str, other: &str) -> Self {
+        let message = format!("'{param}' and '{other}' cannot be used together.");
+        Self::invalid_request("mutually_exclusive_parameters", message, Some(param))
+    }
+
+    pub fn invalid_type(param: impl fmt::Display, expected: &str, found: &str) -> Self {
+        let message =
+            format!("Invalid type for '{param}': expected {expected}, but got {found} instead.");
+        Self::invalid_request("invalid_type", message, Some(&param.to_string()))
+    }
+
+    pub fn invalid_value(param: impl fmt::Display, problem: impl fmt::Display) -> Self {
+        let message = format!("Invalid value for '{param}': {problem}.");
+        Self::invalid_request("invalid_value", message, Some(&param.to_string()))
+    }
+
+    pub fn unsupported_value(param: impl fmt::Display, problem: impl fmt::Display) -> Self {
+        let message = format!("Unsupported value for '{param}': {problem}.");
+        Self::invalid_request("unsupported_value", message, Some(&param.to_string()))
+    }
+
+    pub fn integer_below_min_value(param: impl fmt::Display, min: i64) -> Self {
+        Self::out_of_range(
+            "integer_below_min_value",
+            param,
+            format_args!("at least {min}"),
+        )
+    }
+
+    pub fn integer_above_max_value(param: impl fmt::Display, max: i64) -> Self {
+        Self::out_of_range(
+            "integer_above_max_value",
+            param,
+            format_args!("at most {max}"),
+        )
+    }
+
+    pub fn decimal_below_min_value(param: impl fmt::Display, min: f64) -> Self {
+        Self::out_of_range(
+            "decimal_below_min_value",
+            param,
+            format_args!("at least {min}"),
+        )
+    }
+
+    pub fn decimal_above_max_value(param: impl fmt::Display, max: f64) -> Self {
+        Self::out_of_range(
+            "decimal_above_max_value",
+            param,
+            format_args!("at most {max}"),
+        )
+    }
+
+    pub fn string_above_max_length(param: impl fmt::Display, max: usize) -> Self {
+        let at_most = format_args!("at most {max} characters long");
+        Self::out_of_range("string_above_max_length", param, at_most)
+    }
+
+    pub fn object_above_max_properties(param: impl fmt::Display, max: usize) -> Self {
+        let at_most = format_args!("an object of at most {max} members");
+        Self::out_of_range("object_above_max_properties", param, at_most)
+    }
+
+    fn out_of_range(
+        code: &'static str,
+        param: impl fmt::Display,
+        range: fmt::Arguments<'_>,
+    ) -> Self {
+        let message = format!("Invalid value for '{param}': it must be {range}.");
+        Self::invalid_request(code, message, Some(&param.to_string()))
+    }
+}
+
+/// What is not the client's fault.
+impl Failure {
+    pub fn server_error(message: impl Into<String>) -> Self {
+        Self {
+            status: 500,
+            kind: "server_error",
+            code: "server_error",
+            message: message.into(),
+            param: None,
+            retry_after_seconds: None,
+        }
+    }
+
+    /// The code that `response.error` has for this failure: its enumeration is closed and much
+    /// shorter than that of `error` events.
+    pub(crate) fn response_error_code(&self) -> &'static str {
+        match self.status {
+            429 => "rate_limit_exceeded",
+            400..=499 => "invalid_prompt",
+            _ => "server_error",
+        }
+    }
+}
+
+impl From<EngineFailure> for Failure {
+    fn from(failure: EngineFailure) -> Self {
+        let EngineFailure {
+            kind,
+            mut message,
+            param,
+        } = failure;
+        let (status, kind, code, default_param, retry_after_seconds) = match kind {
+            EngineFailureKind::ModelNotFound => {
+                (404, INVALID_REQUEST, "model_not_found", Some("model"), None)
+            }
+            EngineFailureKind::ContextLengthExceeded => (
+                400,
+                INVALID_REQUEST,
+                "context_length_exceeded",
+                Some("input"),
+                None,
+            ),
+            EngineFailureKind::Unsupported => {
+                (400, INVALID_REQUEST, "unsupported_value", None, None)
+            }
+            EngineFailureKind::Invalid => (400, INVALID_REQUEST, "invalid_value", None, None),
+            EngineFailureKind::Overloaded => {
+                (503, "server_error", "server_is_overloaded", None, None)
+            }
+            EngineFailureKind::RateLimited {
+                retry_after_seconds,
+            } => {
+                // Codex reads the delay out of the message when it finds no header.
+                if !message.contains("try again in") {
+                    message = format!("{message} Please try again in {retry_after_seconds}s.");
+                }
+                let delay = Some(retry_after_seconds);
+                (429, "rate_limit_error", "rate_limit_exceeded", None, delay)
+            }
+            EngineFailureKind::Internal => (500, "server_error", "server_error", None, None),
+        };
+        Self {
+            status,
+            kind,
+            code,
+            message,
+            param: param.or_else(|| default_param.map(String::from)),
+            retry_after_seconds,
+        }
+    }
+}
+
+const INVALID_REQUEST: &str = "invalid_request_error";
+
+impl Failure {
+    /// The body of an HTTP response with this failure's status.
+    pub fn http_body(&self) -> Bytes {
+        let mut out = Vec::with_capacity(160 + self.message.len());
+        let mut body = Object::open(&mut out);
+        self.write_error(&mut body);
+        body.close();
+        out.into()
+    }
+
+    /// Writes the member `error`.
+    pub(crate) fn write_error(&self, parent: &mut Object<'_>) {
+        let mut error = parent.object("error");
+        error.value("type", self.kind);
+        self.write_facts(&mut error);
+        self.write_headers(&mut error);
+        error.close();
+    }
+
+    /// Writes `code`, `message` and `param`, which the flat form of SSE has at its top level.
+    pub(crate) fn write_facts(&self, object: &mut Object<'_>) {
+        object.value("code", self.code);
+        object.value("message", &self.message);
+        object.value("param", &self.param);
+    }
+
+    /// Writes `headers` if there are any. The SDKs look for them inside `error` and Codex at the
+    /// top level, so they go to both places.
+    pub(crate) fn write_headers(&self, object: &mut Object<'_>) {
+        if let Some(seconds) = self.retry_after_seconds {
+            let mut headers = object.object("headers");
+            headers.value("retry-after", &seconds.to_string());
+            headers.close();
+        }
+    }
+
+    fn invalid_request(
+        code: &'static str,
+        message: impl Into<String>,
+        param: Option<&str>,
+    ) -> Self {
+        Self {
+            status: 400,
+            kind: INVALID_REQUEST,
+            code,
+            message: message.into(),
+            param: param.map(String::from),
+            retry_after_seconds: None,
+        }
+    }
 }

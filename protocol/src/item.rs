@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, de};
 
 /// One input or output item. Cloning it copies pointers.
 #[derive(Clone, Debug)]
@@ -43,14 +43,25 @@ struct Header<'a> {
     call_id: Option<Cow<'a, str>>,
 }
 
-/// Why some bytes are not an item: not an object, or a header member of the wrong type.
+/// Why some bytes are not an item.
 #[derive(Debug, thiserror::Error)]
-#[error("not an item: {0}")]
-pub struct NotAnItem(#[from] serde_json::Error);
+pub enum NotAnItem {
+    /// Not one JSON object, or `type`, `role`, `id` or `call_id` is no string or comes twice.
+    #[error("not an item: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error("not an item: it has no type")]
+    Untyped,
+}
 
 impl Item {
-    /// Reads the header of one JSON object. `raw` is kept as it is.
+    /// Reads the header of one JSON object, which starts at the first byte. `raw` is kept as it is.
     pub fn parse(raw: Bytes) -> Result<Self, NotAnItem> {
+        // Serde would read an array as a struct, too.
+        if raw.first() != Some(&b'{') {
+            return Err(NotAnItem::Malformed(de::Error::custom(
+                "expected an object",
+            )));
+        }
         let header: Header<'_> = serde_json::from_slice(&raw)?;
         let kind = match header.kind.as_deref() {
             Some("message") => ItemKind::Message,
@@ -63,7 +74,7 @@ impl Item {
             Some(_) => ItemKind::Other,
             None if header.role.is_some() => ItemKind::Message,
             None if header.id.is_some() => ItemKind::ItemReference,
-            None => ItemKind::Other,
+            None => return Err(NotAnItem::Untyped),
         };
         let id = header.id.map(|id| Arc::from(&*id));
         let call_id = header.call_id.map(|id| Arc::from(&*id));
@@ -73,6 +84,16 @@ impl Item {
             id,
             call_id,
         })
+    }
+
+    /// An item made here.
+    pub(crate) fn new(raw: Bytes, kind: ItemKind, id: &str, call_id: Option<Arc<str>>) -> Self {
+        Self {
+            raw,
+            kind,
+            id: Some(id.into()),
+            call_id,
+        }
     }
 
     /// The JSON object, byte for byte as it came.

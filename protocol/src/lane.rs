@@ -1,1 +1,145 @@
-//! To be written.
+//! Lane: an ordered queue of creates inside one connection, and what its last turn left behind.
+//!
+//! A lane is made by the first use of its name and lasts as long as the connection. It runs one
+//! turn at a time, first in, first out. It keeps its latest response and its last warm-up, which
+//! are all that a connection can continue without a store.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::action::TurnKey;
+use crate::chain::Chain;
+use crate::create::CreateRequest;
+use crate::failure::Failure;
+use crate::id::ResponseId;
+
+/// The value of `stream_id`: 1 to 256 of `A-Z a-z 0-9 _ . -`, so it never needs escaping.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(crate) struct LaneName(Arc<str>);
+
+impl LaneName {
+    pub(crate) fn new(text: &str) -> Result<Self, Failure> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        if (1..=256).contains(&text.len()) && text.bytes().all(allowed) {
+            Ok(Self(text.into()))
+        } else {
+            Err(Failure::invalid_stream_id())
+        }
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for LaneName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is known of a turn from its beginning, and needed at its end.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    /// Keys rise with every create, so they also tell which one came first.
+    pub(crate) key: TurnKey,
+    pub(crate) id: ResponseId,
+    pub(crate) lane: Option<LaneName>,
+    pub(crate) parent: Option<ResponseId>,
+    /// Empty if the request is refused.
+    pub(crate) model: Arc<str>,
+}
+
+/// A create that has not started.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) origin: Origin,
+    pub(crate) request: Result<Box<CreateRequest>, Failure>,
+    /// The parent as it was when the create came: what exists then may be evicted before the
+    /// turn starts, and the turn still gets it.
+    pub(crate) pinned: Option<Chain>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    pub(crate) queue: VecDeque<Waiting>,
+    /// The turn that has left the queue and has not ended.
+    pub(crate) running: Option<TurnKey>,
+    latest: Option<Chain>,
+    warm_up: Option<Chain>,
+}
+
+impl Lane {
+    /// Makes a response that ended well the one to continue from.
+    pub(crate) fn advance(&mut self, chain: Chain, is_warm_up: bool) {
+        if is_warm_up {
+            self.warm_up = Some(chain.clone());
+        }
+        self.latest = Some(chain);
+    }
+
+    /// Forgets a response, if it is this lane's.
+    pub(crate) fn evict(&mut self, id: &ResponseId) {
+        self.latest.take_if(|chain| chain.id() == id);
+        self.warm_up.take_if(|chain| chain.id() == id);
+    }
+
+    fn find(&self, id: &ResponseId) -> Option<&Chain> {
+        [&self.latest, &self.warm_up]
+            .into_iter()
+            .flatten()
+            .find(|chain| chain.id() == id)
+    }
+}
+
+/// All lanes of a connection: the unnamed default lane and the named ones.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes {
+    default: Lane,
+    named: HashMap<LaneName, Lane>,
+}
+
+impl Lanes {
+    /// The lane of this name, made if it is new and there is room for another name.
+    pub(crate) fn open(
+        &mut self,
+        name: Option<&LaneName>,
+        names: usize,
+    ) -> Result<&mut Lane, Failure> {
+        let Some(name) = name else {
+            return Ok(&mut self.default);
+        };
+        if !self.named.contains_key(name) && self.named.len() >= names {
+            return Err(Failure::stream_limit_reached(names));
+        }
+        Ok(self.named.entry(name.clone()).or_default())
+    }
+
+    /// The lane of this name, which a create has opened.
+    pub(crate) fn of(&mut self, name: Option<&LaneName>) -> &mut Lane {
+        match name {
+            None => &mut self.default,
+            Some(name) => self.named.entry(name.clone()).or_default(),
+        }
+    }
+
+    /// The lane of this name, if there is one.
+    pub(crate) fn get(&self, name: Option<&LaneName>) -> Option<&Lane> {
+        match name {
+            None => Some(&self.default),
+            Some(name) => self.named.get(name),
+        }
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lane> {
+        std::iter::once(&mut self.default).chain(self.named.values_mut())
+    }
+
+    /// A response that some lane keeps.
+    pub(crate) fn find(&self, id: &ResponseId) -> Option<&Chain> {
+        std::iter::once(&self.default)
+            .chain(self.named.values())
+            .find_map(|lane| lane.find(id))
+    }
+}

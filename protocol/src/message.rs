@@ -1,1 +1,126 @@
-//! To be written.
+//! ClientMessage: what a client can say, read from one message.
+//!
+//! A message is scanned once: every member that any message may have is taken as raw JSON, then
+//! `type` says which of them to read. It may stand anywhere in the object.
+
+use bytes::Bytes;
+
+use crate::create::CreateRequest;
+use crate::failure::Failure;
+use crate::field::{Field, members};
+use crate::id::ResponseId;
+use crate::lane::LaneName;
+use crate::session::Transport;
+
+#[derive(Debug)]
+pub(crate) enum ClientMessage {
+    Create(Create),
+    Cancel(CancelTarget),
+    /// `response.processed`: some builds of Codex tell that they are done with a response.
+    Processed,
+}
+
+/// A create for a lane. Its request may be refused already; the refusal waits for its turn in the
+/// lane like an answer would.
+#[derive(Debug)]
+pub(crate) struct Create {
+    pub(crate) lane: Option<LaneName>,
+    /// Kept apart from the request, because a refused one evicts its parent too.
+    pub(crate) parent: Option<ResponseId>,
+    pub(crate) request: Result<Box<CreateRequest>, Failure>,
+}
+
+/// What `response.cancel` names.
+#[derive(Debug)]
+pub(crate) enum CancelTarget {
+    Response(ResponseId),
+    /// Whatever runs on this lane.
+    Lane(Option<LaneName>),
+}
+
+members! { Members {
+    background, context_management, conversation, frequency_penalty, generate, include, input,
+    instructions, kind = "type", max_output_tokens, max_tool_calls, metadata, model, multi_agent,
+    parallel_tool_calls, presence_penalty, previous_response_id, prompt, prompt_cache_key,
+    prompt_cache_options, reasoning, response_id, safety_identifier, service_tier, store, stream,
+    stream_id, temperature, text, tool_choice, tools, top_logprobs, top_p, truncation,
+} }
+
+impl ClientMessage {
+    /// Reads one message. An error belongs to no lane: it concerns the message as a whole.
+    pub(crate) fn parse(
+        message: &Bytes,
+        transport: Transport,
+        strict: bool,
+    ) -> Result<Self, Failure> {
+        let text = std::str::from_utf8(message).map_err(Failure::invalid_json)?;
+        if !text.trim_ascii_start().starts_with('{') {
+            serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(Failure::invalid_json)?;
+            return Err(Failure::missing_required_parameter("type"));
+        }
+        let members: Members<'_> = serde_json::from_str(text).map_err(Failure::invalid_json)?;
+        if transport == Transport::Http {
+            return Ok(Self::Create(Create::parse(
+                message, &members, transport, strict,
+            )?));
+        }
+        let Some(kind) = Field::named("type", members.kind) else {
+            return Err(Failure::missing_required_parameter("type"));
+        };
+        match &*kind.string()? {
+            "response.create" => {
+                Create::parse(message, &members, transport, strict).map(Self::Create)
+            }
+            "response.cancel" => CancelTarget::parse(&members).map(Self::Cancel),
+            "response.processed" => Ok(Self::Processed),
+            other => Err(Failure::unsupported_event_type(other)),
+        }
+    }
+}
+
+impl Create {
+    fn parse(
+        message: &Bytes,
+        members: &Members<'_>,
+        transport: Transport,
+        strict: bool,
+    ) -> Result<Self, Failure> {
+        let lane = match transport {
+            Transport::WebSocket => lane_name(members)?,
+            Transport::Http => None,
+        };
+        let parent = Field::named("previous_response_id", members.previous_response_id)
+            .map(|field| field.string().map(|id| ResponseId::from(&*id)))
+            .transpose();
+        let (parent, request) = match parent {
+            Ok(parent) => {
+                let request =
+                    CreateRequest::parse(message, members, parent.as_ref(), transport, strict);
+                (parent, request.map(Box::new))
+            }
+            Err(failure) => (None, Err(failure)),
+        };
+        Ok(Self {
+            lane,
+            parent,
+            request,
+        })
+    }
+}
+
+impl CancelTarget {
+    fn parse(members: &Members<'_>) -> Result<Self, Failure> {
+        match Field::named("response_id", members.response_id) {
+            Some(id) => Ok(Self::Response(ResponseId::from(&*id.string()?))),
+            None => lane_name(members).map(Self::Lane),
+        }
+    }
+}
+
+fn lane_name(members: &Members<'_>) -> Result<Option<LaneName>, Failure> {
+    let Some(field) = Field::named("stream_id", members.stream_id) else {
+        return Ok(None);
+    };
+    let text = field.string().map_err(|_| Failure::invalid_stream_id())?;
+    LaneName::new(&text).map(Some)
+}

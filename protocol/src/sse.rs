@@ -1,1 +1,37 @@
-//! To be written.
+//! Server-sent events: how a response looks on an HTTP stream.
+
+use bytes::Bytes;
+
+use crate::event::Event;
+use crate::failure::Failure;
+use crate::json::Object;
+
+/// What follows the last event of a response.
+pub const DONE: Bytes = Bytes::from_static(b"data: [DONE]\n\n");
+
+/// One event as the lines of a stream, with the empty line that ends it.
+pub fn encode(event: &Event) -> Bytes {
+    let mut out = Vec::with_capacity(event.json.len() + event.name.len() + 18);
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(event.name.as_bytes());
+    out.extend_from_slice(b"\ndata: ");
+    match &event.failure {
+        Some(failure) => write_error(&mut out, failure),
+        None => out.extend_from_slice(&event.json),
+    }
+    out.extend_from_slice(b"\n\n");
+    out.into()
+}
+
+/// The public service's `error` event is flat on a stream and nested on a socket; Open Responses
+/// has it nested on both. Members of both forms serve every client.
+fn write_error(out: &mut Vec<u8>, failure: &Failure) {
+    let mut event = Object::open(out);
+    event.value("type", "error");
+    event.value("sequence_number", &0);
+    event.value("status", &failure.status);
+    failure.write_facts(&mut event);
+    failure.write_error(&mut event);
+    failure.write_headers(&mut event);
+    event.close();
+}

@@ -1,1 +1,294 @@
-//! To be written.
+//! Turn: one response being made, from engine output to numbered events.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::action::Action;
+use crate::chain::{Chain, EngineState, PendingCall, PendingCalls};
+use crate::create::CreateRequest;
+use crate::engine::{EngineOutput, FinishReason, ItemStart, TurnRequest, Usage};
+use crate::event::{Event, Outlet, Stamp};
+use crate::failure::Failure;
+use crate::id::{IdSource, ResponseId};
+use crate::item::Item;
+use crate::lane::LaneName;
+use crate::open_item::{Ending, OpenItem, PartKind, WrongPiece};
+use crate::pending;
+use crate::response::{Moment, ResponseObject};
+use crate::session::Now;
+use crate::tool::FunctionTool;
+
+/// A turn whose engine was asked to start.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    response: ResponseObject,
+    lane: Option<LaneName>,
+    input: Arc<[Item]>,
+    functions: Arc<[FunctionTool]>,
+    parent: Option<Chain>,
+    /// Calls of the chain that are open after the input.
+    pending: PendingCalls,
+    store: bool,
+    generate: bool,
+    /// Whether `response.created` was sent.
+    started: bool,
+    next_number: u64,
+    output: Vec<Item>,
+    /// The calls in `output`.
+    calls: Vec<PendingCall>,
+    open: Option<OpenItem>,
+}
+
+/// What became of a turn after some output.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    Going,
+    Finished {
+        reason: FinishReason,
+        usage: Usage,
+        state: Option<EngineState>,
+    },
+    Failed(Failure),
+    /// The engine broke its contract and must be stopped.
+    Broken,
+}
+
+impl Turn {
+    /// Checks the request against its parent and makes what the engine needs to start.
+    pub(crate) fn start(
+        now: Now,
+        id: ResponseId,
+        lane: Option<LaneName>,
+        parent: Option<Chain>,
+        request: CreateRequest,
+    ) -> Result<(Self, Box<TurnRequest>), Failure> {
+        let none = PendingCalls::default();
+        let before = parent.as_ref().map_or(&none, Chain::pending_calls);
+        let pending = pending::answer(before, &request.input)?;
+        let turn = Self {
+            response: ResponseObject {
+                id: id.clone(),
+                created_at: now.unix_seconds,
+                echo: request.echo,
+            },
+            lane,
+            input: request.input.clone(),
+            functions: request.tools.functions.clone(),
+            parent: parent.clone(),
+            pending,
+            store: request.store,
+            generate: request.generate,
+            started: false,
+            next_number: 0,
+            output: Vec::new(),
+            calls: Vec::new(),
+            open: None,
+        };
+        let request = TurnRequest {
+            id,
+            parent,
+            input: request.input,
+            model: request.model,
+            instructions: request.instructions,
+            tools: request.tools,
+            tool_choice: request.tool_choice,
+            parallel_tool_calls: request.parallel_tool_calls,
+            temperature: request.temperature,
+            top_p: request.top_p,
+            presence_penalty: request.presence_penalty,
+            frequency_penalty: request.frequency_penalty,
+            max_output_tokens: request.max_output_tokens,
+            top_logprobs: request.top_logprobs,
+            logprobs: request.logprobs,
+            format: request.format,
+            reasoning_effort: request.reasoning_effort,
+            generate: request.generate,
+        };
+        Ok((turn, Box::new(request)))
+    }
+
+    pub(crate) fn handle(
+        &mut self,
+        ids: &mut dyn IdSource,
+        output: EngineOutput,
+        actions: &mut VecDeque<Action>,
+    ) -> Progress {
+        match output {
+            EngineOutput::Failed(failure) => Progress::Failed(failure.into()),
+            EngineOutput::Started if !self.started => {
+                self.started = true;
+                for name in ["response.created", "response.in_progress"] {
+                    self.lifecycle(name, &Moment::InProgress, actions);
+                }
+                Progress::Going
+            }
+            _ if !self.started => Progress::Broken,
+            EngineOutput::Finished {
+                reason,
+                usage,
+                state,
+            } => Progress::Finished {
+                reason,
+                usage,
+                state,
+            },
+            piece => match self.handle_piece(ids, piece, actions) {
+                Ok(()) => Progress::Going,
+                Err(WrongPiece) => Progress::Broken,
+            },
+        }
+    }
+
+    fn handle_piece(
+        &mut self,
+        ids: &mut dyn IdSource,
+        piece: EngineOutput,
+        actions: &mut VecDeque<Action>,
+    ) -> Result<(), WrongPiece> {
+        let mut outlet = Outlet {
+            lane: self.lane.as_ref(),
+            next: &mut self.next_number,
+            actions,
+        };
+        match (piece, &mut self.open) {
+            (EngineOutput::ItemStarted(start), open @ None) if self.generate => {
+                let index = self.output.len();
+                let item = match start {
+                    ItemStart::Message => OpenItem::message(index, ids),
+                    ItemStart::Reasoning => OpenItem::reasoning(index, ids),
+                    ItemStart::FunctionCall { name } => {
+                        let tool = self.functions.iter().find(|tool| tool.name == name);
+                        OpenItem::function_call(index, ids, name, tool)
+                    }
+                };
+                item.announce(&mut outlet);
+                *open = Some(item);
+                Ok(())
+            }
+            (EngineOutput::TextDelta { text, logprobs }, Some(item)) => {
+                item.text_delta(&mut outlet, PartKind::OutputText, &text, &logprobs)
+            }
+            (EngineOutput::RefusalDelta { text }, Some(item)) => {
+                item.text_delta(&mut outlet, PartKind::Refusal, &text, &[])
+            }
+            (EngineOutput::ReasoningDelta { text }, Some(item)) => {
+                item.text_delta(&mut outlet, PartKind::ReasoningText, &text, &[])
+            }
+            (EngineOutput::ArgumentsDelta { text }, Some(item)) => {
+                item.arguments_delta(&mut outlet, &text)
+            }
+            (EngineOutput::ItemDone, Some(_)) => {
+                self.close_item(Ending::Completed, actions);
+                Ok(())
+            }
+            _ => Err(WrongPiece),
+        }
+    }
+
+    /// Ends a turn that went well. Its last event is handed out rather than sent: that of a
+    /// stored response waits until it is stored.
+    pub(crate) fn finish(
+        &mut self,
+        now: Now,
+        reason: FinishReason,
+        usage: &Usage,
+        state: Option<EngineState>,
+        actions: &mut VecDeque<Action>,
+    ) -> (Event, Chain) {
+        self.close_item(Ending::Incomplete, actions);
+        let (name, moment) = match reason {
+            FinishReason::Stop => {
+                let at = now.unix_seconds;
+                ("response.completed", Moment::Completed { at, usage })
+            }
+            FinishReason::MaxOutputTokens => {
+                let reason = "max_output_tokens";
+                ("response.incomplete", Moment::Incomplete { reason, usage })
+            }
+            FinishReason::ContentFilter => {
+                let reason = "content_filter";
+                ("response.incomplete", Moment::Incomplete { reason, usage })
+            }
+        };
+        let stamp = Stamp {
+            sequence_number: self.next_number,
+            lane: self.lane.as_ref(),
+        };
+        let terminal = Event::lifecycle(stamp, name, &self.response, &moment, &self.output);
+        let pending = if self.calls.is_empty() {
+            self.pending.clone()
+        } else {
+            self.pending.iter().chain(&self.calls).cloned().collect()
+        };
+        let chain = Chain::append(
+            self.parent.clone(),
+            self.response.id.clone(),
+            self.input.clone(),
+            self.output.clone().into(),
+            pending,
+            state,
+        );
+        (terminal, chain)
+    }
+
+    /// Ends a turn that failed: inside its response if that was started, else by an `error`.
+    pub(crate) fn fail(mut self, failure: Failure, actions: &mut VecDeque<Action>) {
+        if self.started {
+            self.close_item(Ending::Incomplete, actions);
+            self.lifecycle("response.failed", &Moment::Failed(&failure), actions);
+        } else {
+            actions.push_back(Action::Send(Event::error(self.lane.as_ref(), failure)));
+        }
+    }
+
+    /// Ends a turn that the client cancelled.
+    pub(crate) fn cancel(mut self, actions: &mut VecDeque<Action>) {
+        if self.started {
+            self.close_item(Ending::Incomplete, actions);
+            // There is no `response.cancelled` event; the status tells.
+            self.lifecycle("response.incomplete", &Moment::Cancelled, actions);
+        } else {
+            self.fail(Failure::response_cancelled(), actions);
+        }
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        self.started
+    }
+
+    pub(crate) fn is_stored(&self) -> bool {
+        self.store
+    }
+
+    pub(crate) fn is_warm_up(&self) -> bool {
+        !self.generate
+    }
+
+    fn close_item(&mut self, ending: Ending, actions: &mut VecDeque<Action>) {
+        if let Some(item) = self.open.take() {
+            let mut outlet = Outlet {
+                lane: self.lane.as_ref(),
+                next: &mut self.next_number,
+                actions,
+            };
+            let (item, call) = item.close(&mut outlet, ending);
+            self.output.push(item);
+            self.calls.extend(call);
+        }
+    }
+
+    fn lifecycle(
+        &mut self,
+        name: &'static str,
+        moment: &Moment<'_>,
+        actions: &mut VecDeque<Action>,
+    ) {
+        let stamp = Stamp {
+            sequence_number: self.next_number,
+            lane: self.lane.as_ref(),
+        };
+        let event = Event::lifecycle(stamp, name, &self.response, moment, &self.output);
+        self.next_number += 1;
+        actions.push_back(Action::Send(event));
+    }
+}

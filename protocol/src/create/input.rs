@@ -1,0 +1,87 @@
+//! Reading `input`: a string, or items that are kept as the bytes they came in.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::failure::Failure;
+use crate::field::{Field, Path, members};
+use crate::item::{Item, ItemKind, NotAnItem};
+
+/// Documented for an `input` string and for the output of a tool.
+const CHARACTERS: usize = 10_485_760;
+
+/// The items of `input`; none for an absent one.
+pub(crate) fn read_input(
+    field: Option<Field<'_, '_>>,
+    message: &Bytes,
+) -> Result<Arc<[Item]>, Failure> {
+    let Some(field) = field else {
+        return Ok(Arc::new([]));
+    };
+    if field.text().starts_with('"') {
+        field.string_up_to(CHARACTERS)?;
+        return Ok(Arc::new([user_message(field)?]));
+    }
+    if !field.text().starts_with('[') {
+        return Err(field.expected("a string or an array of items"));
+    }
+    let slices = field.array()?;
+    let array = field.text().as_bytes();
+    // A link lives as long as its chain. Where the items are the smaller part of the message,
+    // it must not keep the rest of it, which is mostly tools, alive as well.
+    let kept = if array.len() * 2 < message.len() {
+        Bytes::copy_from_slice(array)
+    } else {
+        message.slice_ref(array)
+    };
+    let mut items = Vec::with_capacity(slices.len());
+    for (index, raw) in slices.into_iter().enumerate() {
+        let path = Path::Index(&field.path, index);
+        let start = raw.get().as_ptr().addr() - array.as_ptr().addr();
+        let bytes = kept.slice(start..start + raw.get().len());
+        items.push(read_item(Field { raw, path }, bytes)?);
+    }
+    Ok(items.into())
+}
+
+/// A plain string is the text of one user message.
+fn user_message(text: Field<'_, '_>) -> Result<Item, Failure> {
+    let before = r#"{"type":"message","role":"user","content":[{"type":"input_text","text":"#;
+    let raw = [before, text.text(), "}]}"].concat();
+    Item::parse(raw.into()).map_err(|_| text.expected("a string"))
+}
+
+fn read_item(field: Field<'_, '_>, bytes: Bytes) -> Result<Item, Failure> {
+    if !field.text().starts_with('{') {
+        return Err(field.expected("an object"));
+    }
+    let item = Item::parse(bytes).map_err(|error| match error {
+        NotAnItem::Untyped => {
+            Failure::missing_required_parameter(Path::Member(&field.path, "type"))
+        }
+        NotAnItem::Malformed(error) => Failure::invalid_value(field.path, error),
+    })?;
+    let is_call = matches!(
+        item.kind(),
+        ItemKind::FunctionCall | ItemKind::CustomToolCall
+    );
+    let is_output = matches!(
+        item.kind(),
+        ItemKind::FunctionCallOutput | ItemKind::CustomToolCallOutput
+    );
+    if (is_call || is_output) && item.call_id().is_none() {
+        let path = Path::Member(&field.path, "call_id");
+        return Err(Failure::missing_required_parameter(path));
+    }
+    if is_output && field.text().len() > CHARACTERS {
+        let members: OutputMembers<'_> = field.object()?;
+        let output = Field::member(&field.path, "output", members.output);
+        if let Some(output) = output.filter(|output| output.quoted().is_some()) {
+            output.string_up_to(CHARACTERS)?;
+        }
+    }
+    Ok(item)
+}
+
+members! { OutputMembers { output } }

@@ -1,0 +1,242 @@
+//! The smaller members of a create: how to sample, what to show, what to refuse.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use crate::engine::TextFormat;
+use crate::failure::Failure;
+use crate::field::{Field, Path, members};
+use crate::json::Object;
+
+pub(crate) const SERVICE_TIERS: &[&str] = &[
+    "auto",
+    "default",
+    "flex",
+    "scale",
+    "priority",
+    "fast",
+    "ultrafast",
+];
+
+/// A number and the JSON text it is shown as.
+#[derive(Debug)]
+pub(crate) struct Decimal<'a> {
+    pub(crate) value: f32,
+    pub(crate) text: &'a str,
+}
+
+impl<'a> Decimal<'a> {
+    pub(crate) fn read(
+        name: &str,
+        raw: Option<&'a RawValue>,
+        min: f64,
+        max: f64,
+        default: &'static str,
+    ) -> Result<Self, Failure> {
+        let (value, text) = match Field::named(name, raw) {
+            Some(field) => (field.decimal(min, max)?, field.text()),
+            None => (default.parse().expect("defaults are numbers"), default),
+        };
+        Ok(Self {
+            value: value as f32,
+            text,
+        })
+    }
+}
+
+/// `text`, and what the response object shows of it.
+#[derive(Debug)]
+pub(crate) struct Text {
+    pub(crate) format: TextFormat,
+    pub(crate) echo: Vec<u8>,
+}
+
+members! { TextMembers { format, verbosity } }
+members! { FormatMembers { kind = "type", name, description, schema, strict } }
+
+impl Text {
+    pub(crate) fn read(field: Option<Field<'_, '_>>, message: &Bytes) -> Result<Self, Failure> {
+        let mut echo = Vec::new();
+        let mut shown = Object::open(&mut echo);
+        let Some(field) = field else {
+            shown.raw("format", br#"{"type":"text"}"#);
+            shown.close();
+            let format = TextFormat::Text;
+            return Ok(Self { format, echo });
+        };
+        let members: TextMembers<'_> = field.object()?;
+        let format = match Field::member(&field.path, "format", members.format) {
+            Some(format) => read_format(format, message, shown.object("format"))?,
+            None => {
+                shown.raw("format", br#"{"type":"text"}"#);
+                TextFormat::Text
+            }
+        };
+        if let Some(verbosity) = Field::member(&field.path, "verbosity", members.verbosity) {
+            shown.value("verbosity", verbosity.one_of(&["low", "medium", "high"])?);
+        }
+        shown.close();
+        Ok(Self { format, echo })
+    }
+}
+
+fn read_format(
+    field: Field<'_, '_>,
+    message: &Bytes,
+    mut shown: Object<'_>,
+) -> Result<TextFormat, Failure> {
+    let members: FormatMembers<'_> = field.object()?;
+    let kind = required(&field.path, "type", members.kind)?;
+    let kind = kind.one_of(&["text", "json_object", "json_schema"])?;
+    shown.value("type", kind);
+    let format = match kind {
+        "text" => TextFormat::Text,
+        "json_object" => TextFormat::JsonObject,
+        _ => {
+            let name = required(&field.path, "name", members.name)?;
+            name.string_up_to(64)?;
+            let schema = required(&field.path, "schema", members.schema)?;
+            if !schema.text().starts_with('{') {
+                return Err(schema.expected("an object"));
+            }
+            let description = Field::member(&field.path, "description", members.description);
+            description.map(Field::string).transpose()?;
+            let strict = Field::member(&field.path, "strict", members.strict)
+                .map(Field::boolean)
+                .transpose()?;
+            shown.raw("name", name.text().as_bytes());
+            shown.raw(
+                "description",
+                description.map_or("null", Field::text).as_bytes(),
+            );
+            shown.raw("schema", schema.text().as_bytes());
+            shown.value("strict", &strict.unwrap_or(false));
+            TextFormat::JsonSchema {
+                schema: message.slice_ref(schema.text().as_bytes()),
+            }
+        }
+    };
+    shown.close();
+    Ok(format)
+}
+
+/// `reasoning`, and what the response object shows of it.
+#[derive(Debug)]
+pub(crate) struct Reasoning {
+    pub(crate) effort: Option<&'static str>,
+    pub(crate) echo: Vec<u8>,
+}
+
+members! { ReasoningMembers { effort, summary, generate_summary, context, mode } }
+
+impl Reasoning {
+    pub(crate) fn read(field: Option<Field<'_, '_>>) -> Result<Self, Failure> {
+        let Some(field) = field else {
+            return Ok(Self {
+                effort: None,
+                echo: b"null".to_vec(),
+            });
+        };
+        let members: ReasoningMembers<'_> = field.object()?;
+        let choice = |name, raw, allowed: &[&'static str]| {
+            Field::member(&field.path, name, raw)
+                .map(|member| member.one_of(allowed))
+                .transpose()
+        };
+        let efforts = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+        let effort = choice("effort", members.effort, &efforts)?;
+        let summaries = ["auto", "concise", "detailed"];
+        let summary = choice("summary", members.summary, &summaries)?;
+        // The former name of `summary`.
+        let generate_summary = choice("generate_summary", members.generate_summary, &summaries)?;
+        let context = choice(
+            "context",
+            members.context,
+            &["auto", "current_turn", "all_turns"],
+        )?;
+        let mode = choice("mode", members.mode, &["standard", "pro"])?;
+
+        let mut echo = Vec::new();
+        let mut shown = Object::open(&mut echo);
+        shown.value("effort", &effort);
+        shown.value("summary", &summary.or(generate_summary));
+        for (name, value) in [("context", context), ("mode", mode)] {
+            if let Some(value) = value {
+                shown.value(name, value);
+            }
+        }
+        shown.close();
+        Ok(Self { effort, echo })
+    }
+}
+
+/// Whether `include` asks for log probabilities. Its other values add nothing here.
+pub(crate) fn includes_logprobs(field: Option<Field<'_, '_>>) -> Result<bool, Failure> {
+    let Some(field) = field else {
+        return Ok(false);
+    };
+    let mut logprobs = false;
+    for (index, raw) in field.array()?.into_iter().enumerate() {
+        let path = Path::Index(&field.path, index);
+        logprobs |= Field { raw, path }.string()? == "message.output_text.logprobs";
+    }
+    Ok(logprobs)
+}
+
+/// At most 16 pairs of a key of 64 and a value of 512 characters.
+pub(crate) fn check_metadata(field: Field<'_, '_>) -> Result<(), Failure> {
+    let pairs: HashMap<String, &RawValue> = field.object()?;
+    if pairs.len() > 16 {
+        return Err(Failure::object_above_max_properties(field.path, 16));
+    }
+    for (key, &raw) in &pairs {
+        let path = Path::Member(&field.path, key);
+        if key.chars().count() > 64 {
+            return Err(Failure::string_above_max_length(path, 64));
+        }
+        Field { raw, path }.string_up_to(512)?;
+    }
+    Ok(())
+}
+
+members! { ContextManagementMembers { compact_threshold } }
+
+/// Nothing is compacted here, but a threshold out of range is a mistake all the same.
+pub(crate) fn check_context_management(field: Field<'_, '_>) -> Result<(), Failure> {
+    for (index, raw) in field.array()?.into_iter().enumerate() {
+        let path = Path::Index(&field.path, index);
+        let entry: ContextManagementMembers<'_> = Field { raw, path }.object()?;
+        Field::member(&path, "compact_threshold", entry.compact_threshold)
+            .map(|threshold| threshold.integer(1000, i64::MAX))
+            .transpose()?;
+    }
+    Ok(())
+}
+
+members! { CacheOptionsMembers { prewarm } }
+
+/// `prompt_cache_options.prewarm`, another way to say `generate: false`.
+pub(crate) fn prewarm(field: Field<'_, '_>) -> Result<bool, Failure> {
+    let members: CacheOptionsMembers<'_> = field.object()?;
+    let prewarm = Field::member(&field.path, "prewarm", members.prewarm);
+    prewarm.map_or(Ok(false), Field::boolean)
+}
+
+members! { MultiAgentMembers { enabled } }
+
+pub(crate) fn multi_agent_enabled(field: Field<'_, '_>) -> Result<bool, Failure> {
+    let members: MultiAgentMembers<'_> = field.object()?;
+    let enabled = Field::member(&field.path, "enabled", members.enabled);
+    enabled.map_or(Ok(false), Field::boolean)
+}
+
+fn required<'a, 'p>(
+    parent: &'p Path<'p>,
+    name: &'p str,
+    raw: Option<&'a RawValue>,
+) -> Result<Field<'a, 'p>, Failure> {
+    Field::member(parent, name, raw)
+        .ok_or_else(|| Failure::missing_required_parameter(Path::Member(parent, name)))
+}

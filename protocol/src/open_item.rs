@@ -1,0 +1,461 @@
+//! OpenItem: one output item while the engine makes it.
+//!
+//! Its text is kept escaped, as the deltas showed it, so that its `done` events and the finished
+//! item are put together by copying. The finished item's bytes are made once: the same ones go
+//! into `output_item.done`, the response object and the chain.
+
+use std::sync::Arc;
+
+use crate::chain::{CallKind, PendingCall};
+use crate::engine::{TokenLogprob, TopLogprob};
+use crate::event::Outlet;
+use crate::id::{self, IdSource};
+use crate::item::{Item, ItemKind};
+use crate::json::{self, Object};
+use crate::tool::FunctionTool;
+
+#[derive(Debug)]
+pub(crate) struct OpenItem {
+    id: String,
+    /// Its place in the response's `output`.
+    index: usize,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    Message(Option<Part>),
+    Reasoning(Option<Part>),
+    FunctionCall {
+        call: PendingCall,
+        name: Arc<str>,
+        arguments: Escaped,
+    },
+}
+
+/// The one content part of a message or a reasoning item. It comes with the first delta, because
+/// only then it is known whether a message is text or a refusal.
+#[derive(Debug)]
+struct Part {
+    kind: PartKind,
+    text: Escaped,
+    /// Log probabilities as JSON, with commas between them.
+    logprobs: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PartKind {
+    OutputText,
+    Refusal,
+    ReasoningText,
+}
+
+/// How an item ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Completed,
+    /// Cut by a limit, a cancel or a failure.
+    Incomplete,
+}
+
+/// The engine sent a piece that the open item cannot hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WrongPiece;
+
+impl OpenItem {
+    pub(crate) fn message(index: usize, ids: &mut dyn IdSource) -> Self {
+        let id = id::mint(id::MESSAGE, ids);
+        let body = Body::Message(None);
+        Self { id, index, body }
+    }
+
+    pub(crate) fn reasoning(index: usize, ids: &mut dyn IdSource) -> Self {
+        let id = id::mint(id::REASONING, ids);
+        let body = Body::Reasoning(None);
+        Self { id, index, body }
+    }
+
+    /// A call of `tool`, or of a function that is not among the tools.
+    pub(crate) fn function_call(
+        index: usize,
+        ids: &mut dyn IdSource,
+        name: Arc<str>,
+        tool: Option<&FunctionTool>,
+    ) -> Self {
+        let id = id::mint(id::FUNCTION_CALL, ids);
+        let body = Body::FunctionCall {
+            call: PendingCall {
+                call_id: id::mint(id::CALL, ids).into(),
+                kind: CallKind::Function,
+                may_wait: tool.is_some_and(|tool| tool.may_wait),
+            },
+            name,
+            arguments: Escaped::default(),
+        };
+        Self { id, index, body }
+    }
+
+    pub(crate) fn announce(&self, outlet: &mut Outlet<'_>) {
+        outlet.event("response.output_item.added", 256, |event| {
+            event.value("output_index", &self.index);
+            self.write(event.name("item"), "in_progress");
+        });
+    }
+
+    /// Text of a message or a reasoning item.
+    pub(crate) fn text_delta(
+        &mut self,
+        outlet: &mut Outlet<'_>,
+        kind: PartKind,
+        text: &str,
+        logprobs: &[TokenLogprob],
+    ) -> Result<(), WrongPiece> {
+        if self.part(kind).is_none() {
+            self.open_part(outlet, kind)?;
+        }
+        if text.is_empty() && logprobs.is_empty() {
+            return Ok(());
+        }
+        let Self { id, index, body } = self;
+        let Some(part) = body.part_mut(kind) else {
+            return Err(WrongPiece);
+        };
+        let capacity = text.len() + 160 * logprobs.len();
+        outlet.event(kind.delta(), capacity, |event| {
+            place(event, id, *index);
+            event.value("content_index", &0);
+            part.text.push(text, event.name("delta"));
+            if kind == PartKind::OutputText {
+                let json = event.name("logprobs");
+                json.push(b'[');
+                let start = json.len();
+                write_logprobs(json, logprobs);
+                if !part.logprobs.is_empty() && json.len() > start {
+                    part.logprobs.push(b',');
+                }
+                part.logprobs.extend_from_slice(&json[start..]);
+                json.push(b']');
+            }
+        });
+        Ok(())
+    }
+
+    pub(crate) fn arguments_delta(
+        &mut self,
+        outlet: &mut Outlet<'_>,
+        text: &str,
+    ) -> Result<(), WrongPiece> {
+        let Body::FunctionCall { arguments, .. } = &mut self.body else {
+            return Err(WrongPiece);
+        };
+        if !text.is_empty() {
+            outlet.event(
+                "response.function_call_arguments.delta",
+                text.len(),
+                |event| {
+                    place(event, &self.id, self.index);
+                    arguments.push(text, event.name("delta"));
+                },
+            );
+        }
+        Ok(())
+    }
+
+    /// Ends the item: its `done` events, its bytes, and the call it leaves to be answered.
+    pub(crate) fn close(
+        mut self,
+        outlet: &mut Outlet<'_>,
+        ending: Ending,
+    ) -> (Item, Option<PendingCall>) {
+        // A message that ended by itself has a part, even an empty one.
+        if matches!(self.body, Body::Message(None)) && ending == Ending::Completed {
+            let _ = self.open_part(outlet, PartKind::OutputText);
+        }
+        self.close_content(outlet);
+
+        let status = match ending {
+            Ending::Completed => "completed",
+            Ending::Incomplete => "incomplete",
+        };
+        let mut raw = Vec::with_capacity(256 + self.body.size());
+        self.write(&mut raw, status);
+        outlet.event("response.output_item.done", raw.len(), |event| {
+            event.value("output_index", &self.index);
+            event.raw("item", &raw);
+        });
+        let kind = match self.body {
+            Body::Message(_) => ItemKind::Message,
+            Body::Reasoning(_) => ItemKind::Reasoning,
+            Body::FunctionCall { .. } => ItemKind::FunctionCall,
+        };
+        let call = match self.body {
+            Body::FunctionCall { call, .. } => Some(PendingCall {
+                // Nobody has to answer a call that was cut off, but an answer is accepted.
+                may_wait: call.may_wait || ending == Ending::Incomplete,
+                ..call
+            }),
+            _ => None,
+        };
+        let call_id = call.as_ref().map(|call| Arc::clone(&call.call_id));
+        (Item::new(raw.into(), kind, &self.id, call_id), call)
+    }
+
+    fn part(&self, kind: PartKind) -> Option<&Part> {
+        match &self.body {
+            Body::Message(part) | Body::Reasoning(part) => {
+                part.as_ref().filter(|part| part.kind == kind)
+            }
+            Body::FunctionCall { .. } => None,
+        }
+    }
+
+    fn open_part(&mut self, outlet: &mut Outlet<'_>, kind: PartKind) -> Result<(), WrongPiece> {
+        let Self { id, index, body } = self;
+        let slot = match (body, kind) {
+            (Body::Message(slot), PartKind::OutputText | PartKind::Refusal) => slot,
+            (Body::Reasoning(slot), PartKind::ReasoningText) => slot,
+            _ => return Err(WrongPiece),
+        };
+        if slot.is_some() {
+            return Err(WrongPiece);
+        }
+        let part = slot.insert(Part {
+            kind,
+            text: Escaped::default(),
+            logprobs: Vec::new(),
+        });
+        outlet.event("response.content_part.added", 64, |event| {
+            place(event, id, *index);
+            event.value("content_index", &0);
+            part.write(event.name("part"));
+        });
+        Ok(())
+    }
+
+    /// The `done` events of what is inside the item.
+    fn close_content(&self, outlet: &mut Outlet<'_>) {
+        match &self.body {
+            Body::Message(None) | Body::Reasoning(None) => {}
+            Body::Message(Some(part)) | Body::Reasoning(Some(part)) => {
+                outlet.event(part.kind.done(), part.size(), |event| {
+                    place(event, &self.id, self.index);
+                    event.value("content_index", &0);
+                    part.text.write(event.name(part.kind.text_member()));
+                    if part.kind == PartKind::OutputText {
+                        part.write_logprobs(event);
+                    }
+                });
+                outlet.event("response.content_part.done", part.size(), |event| {
+                    place(event, &self.id, self.index);
+                    event.value("content_index", &0);
+                    part.write(event.name("part"));
+                });
+            }
+            Body::FunctionCall {
+                name, arguments, ..
+            } => {
+                let capacity = arguments.len() + name.len();
+                outlet.event("response.function_call_arguments.done", capacity, |event| {
+                    place(event, &self.id, self.index);
+                    // Documented by older versions only; newer clients ignore it.
+                    event.value("name", &**name);
+                    arguments.write(event.name("arguments"));
+                });
+            }
+        }
+    }
+
+    /// Appends the item. Members without a value are left out: the Open Responses schema takes
+    /// no null for them.
+    fn write(&self, out: &mut Vec<u8>, status: &str) {
+        let mut item = Object::open(out);
+        item.value("id", &self.id);
+        match &self.body {
+            Body::Message(part) => {
+                item.value("type", "message");
+                item.value("status", status);
+                item.value("role", "assistant");
+                write_content(&mut item, part.as_ref());
+            }
+            Body::Reasoning(part) => {
+                item.value("type", "reasoning");
+                item.value("status", status);
+                item.raw("summary", b"[]");
+                write_content(&mut item, part.as_ref());
+            }
+            Body::FunctionCall {
+                call,
+                name,
+                arguments,
+            } => {
+                item.value("type", "function_call");
+                item.value("status", status);
+                item.value("call_id", &*call.call_id);
+                item.value("name", &**name);
+                arguments.write(item.name("arguments"));
+                if call.may_wait {
+                    item.value("async", &true);
+                }
+            }
+        }
+        item.close();
+    }
+}
+
+impl Body {
+    fn part_mut(&mut self, kind: PartKind) -> Option<&mut Part> {
+        match self {
+            Self::Message(part) | Self::Reasoning(part) => {
+                part.as_mut().filter(|part| part.kind == kind)
+            }
+            Self::FunctionCall { .. } => None,
+        }
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::Message(part) | Self::Reasoning(part) => part.as_ref().map_or(0, Part::size),
+            Self::FunctionCall { arguments, .. } => arguments.len(),
+        }
+    }
+}
+
+impl PartKind {
+    fn delta(self) -> &'static str {
+        match self {
+            Self::OutputText => "response.output_text.delta",
+            Self::Refusal => "response.refusal.delta",
+            Self::ReasoningText => "response.reasoning_text.delta",
+        }
+    }
+
+    fn done(self) -> &'static str {
+        match self {
+            Self::OutputText => "response.output_text.done",
+            Self::Refusal => "response.refusal.done",
+            Self::ReasoningText => "response.reasoning_text.done",
+        }
+    }
+
+    /// Its `type`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::OutputText => "output_text",
+            Self::Refusal => "refusal",
+            Self::ReasoningText => "reasoning_text",
+        }
+    }
+
+    /// Where its text stands, in the part and in the `done` event.
+    fn text_member(self) -> &'static str {
+        match self {
+            Self::OutputText | Self::ReasoningText => "text",
+            Self::Refusal => "refusal",
+        }
+    }
+}
+
+impl Part {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut part = Object::open(out);
+        part.value("type", self.kind.name());
+        self.text.write(part.name(self.kind.text_member()));
+        if self.kind == PartKind::OutputText {
+            part.raw("annotations", b"[]");
+            self.write_logprobs(&mut part);
+        }
+        part.close();
+    }
+
+    fn write_logprobs(&self, object: &mut Object<'_>) {
+        let json = object.name("logprobs");
+        json.push(b'[');
+        json.extend_from_slice(&self.logprobs);
+        json.push(b']');
+    }
+
+    fn size(&self) -> usize {
+        64 + self.text.len() + self.logprobs.len()
+    }
+}
+
+/// Text as it stands inside the quotes of a JSON string.
+#[derive(Debug, Default)]
+struct Escaped(Vec<u8>);
+
+impl Escaped {
+    /// Appends `text`, which is also written to `json` as a string of its own.
+    fn push(&mut self, text: &str, json: &mut Vec<u8>) {
+        let start = json.len();
+        json::write(json, text);
+        self.0.extend_from_slice(&json[start + 1..json.len() - 1]);
+    }
+
+    fn write(&self, json: &mut Vec<u8>) {
+        json.push(b'"');
+        json.extend_from_slice(&self.0);
+        json.push(b'"');
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// The members that say which item an event is about.
+fn place(event: &mut Object<'_>, id: &str, index: usize) {
+    event.value("item_id", id);
+    event.value("output_index", &index);
+}
+
+fn write_content(item: &mut Object<'_>, part: Option<&Part>) {
+    let json = item.name("content");
+    json.push(b'[');
+    if let Some(part) = part {
+        part.write(json);
+    }
+    json.push(b']');
+}
+
+fn write_logprobs(json: &mut Vec<u8>, logprobs: &[TokenLogprob]) {
+    for (index, token) in logprobs.iter().enumerate() {
+        if index > 0 {
+            json.push(b',');
+        }
+        let mut entry = Object::open(json);
+        entry.value("token", &token.token);
+        entry.value("logprob", &number(token.logprob));
+        entry.value("bytes", &token.bytes);
+        let top = entry.name("top_logprobs");
+        top.push(b'[');
+        for (
+            index,
+            TopLogprob {
+                token,
+                bytes,
+                logprob,
+            },
+        ) in token.top.iter().enumerate()
+        {
+            if index > 0 {
+                top.push(b',');
+            }
+            let mut entry = Object::open(top);
+            entry.value("token", token);
+            entry.value("logprob", &number(*logprob));
+            entry.value("bytes", bytes);
+            entry.close();
+        }
+        top.push(b']');
+        entry.close();
+    }
+}
+
+/// JSON has no infinity: like the public service, -9999 stands for no probability at all.
+fn number(logprob: f32) -> f32 {
+    if logprob.is_finite() {
+        logprob
+    } else {
+        -9999.0
+    }
+}
