@@ -193,7 +193,11 @@ impl<C: Cells> KvCache<C> {
         entry.reserved = want.prompt_len - cached + want.output;
         entry.last_used = now;
         let seq = entry.seq().expect("a granted branch is hot");
-        Grant { branch, seq, cached }
+        Grant {
+            branch,
+            seq,
+            cached,
+        }
     }
 
     /// Asks for `more` cells for a turn that has used up what it was promised.
@@ -226,7 +230,12 @@ impl<C: Cells> KvCache<C> {
         entry.reserved = entry.reserved.saturating_sub(ids.len() as u32);
         match entry.spans.last_mut() {
             Some(last) if last.owned => last.end = end,
-            _ => entry.spans.push(Span { id: span, start, end, owned: true }),
+            _ => entry.spans.push(Span {
+                id: span,
+                start,
+                end,
+                owned: true,
+            }),
         }
     }
 
@@ -234,7 +243,10 @@ impl<C: Cells> KvCache<C> {
     pub(crate) fn finish(&mut self, branch: BranchId, marks: &[(NodeId, u32)]) {
         self.clock += 1;
         let now = self.clock;
-        let entry = self.branches.get_mut(&branch).expect("its turn was running");
+        let entry = self
+            .branches
+            .get_mut(&branch)
+            .expect("its turn was running");
         entry.busy = false;
         entry.reserved = 0;
         entry.last_used = now;
@@ -253,27 +265,42 @@ impl<C: Cells> KvCache<C> {
     /// Nobody can name `node` any more.
     pub(crate) fn release(&mut self, node: NodeId) {
         for branch in self.marked.remove(&node).unwrap_or_default() {
-            self.branch_mut(branch).marks.retain(|mark| mark.node != node);
+            self.branch_mut(branch)
+                .marks
+                .retain(|mark| mark.node != node);
             self.trim(branch);
         }
     }
 
     /// Moves all idle branches out of the cells, and out of RAM too if `to` is cold.
     pub(crate) fn evict_idle(&mut self, to: Tier) {
-        let idle: Vec<BranchId> =
-            self.branches.iter().filter(|(_, b)| !b.busy).map(|(&id, _)| id).collect();
+        let idle: Vec<BranchId> = self
+            .branches
+            .iter()
+            .filter(|(_, b)| !b.busy)
+            .map(|(&id, _)| id)
+            .collect();
         for id in idle {
+            // Making room in RAM for one may have dropped another.
+            let hot = self
+                .branches
+                .get(&id)
+                .is_some_and(|branch| branch.seq().is_some());
             match to {
-                Tier::Hot => {}
-                Tier::Warm if self.branches[&id].seq().is_some() => self.cool(id),
-                Tier::Warm => {}
+                Tier::Warm if hot => self.cool(id, None),
+                Tier::Hot | Tier::Warm => {}
                 Tier::Cold => self.remove(id),
             }
         }
     }
 
     pub(crate) fn tier(&self, node: NodeId) -> Tier {
-        let places = self.marked.get(&node).into_iter().flatten().map(|id| &self.branches[id].place);
+        let places = self
+            .marked
+            .get(&node)
+            .into_iter()
+            .flatten()
+            .map(|id| &self.branches[id].place);
         places.fold(Tier::Cold, |best, place| match (best, place) {
             (_, Place::Hot(_)) | (Tier::Hot, _) => Tier::Hot,
             (_, Place::Warm { .. }) => Tier::Warm,
@@ -308,7 +335,10 @@ impl<C: Cells> KvCache<C> {
             .filter(|id| self.branches[id].head == want.head)
             .map(|&id| {
                 let branch = &self.branches[&id];
-                let mark = branch.marks.iter().find(|mark| Some(mark.node) == want.parent);
+                let mark = branch
+                    .marks
+                    .iter()
+                    .find(|mark| Some(mark.node) == want.parent);
                 let len = mark.expect("indexed by its marks").len.min(want.cacheable);
                 let hot = branch.seq().is_some();
                 let in_place = !branch.busy && branch.ids.len() as u32 == len;
@@ -324,7 +354,11 @@ impl<C: Cells> KvCache<C> {
             .iter()
             .filter(|id| self.branches[id].seq().is_some())
             .map(|&id| {
-                let same = self.branches[&id].ids.iter().zip(&prompt).take_while(|(a, b)| a == b);
+                let same = self.branches[&id]
+                    .ids
+                    .iter()
+                    .zip(&prompt)
+                    .take_while(|(a, b)| a == b);
                 (id, (same.count() as u32).min(want.cacheable))
             })
             .max_by_key(|&(id, len)| (len, id))
@@ -346,27 +380,28 @@ impl<C: Cells> KvCache<C> {
                 .min_by_key(|(_, b)| b.last_used)
                 .map(|(&id, _)| id);
             let Some(oldest) = oldest else { return false };
-            self.cool(oldest);
+            self.cool(oldest, keep);
         }
         true
     }
 
-    /// Hot to warm, or gone if it does not fit the budget.
-    fn cool(&mut self, id: BranchId) {
+    /// Hot to warm, or gone if there is no room for it that `keep` does not take.
+    fn cool(&mut self, id: BranchId, keep: Option<BranchId>) {
         let seq = self.branches[&id].seq().expect("only hot branches cool");
-        let Some((saved, bytes)) = self.cells.save(seq).filter(|&(_, bytes)| bytes <= self.warm_budget)
-        else {
+        let Some((saved, bytes)) = self.cells.save(seq) else {
             return self.remove(id);
         };
         while self.warm_bytes + bytes > self.warm_budget {
             let oldest = self
                 .branches
                 .iter()
-                .filter(|(_, b)| b.seq().is_none())
+                .filter(|&(&id, b)| b.seq().is_none() && Some(id) != keep)
                 .min_by_key(|(_, b)| b.last_used)
-                .map(|(&id, _)| id)
-                .expect("warm bytes belong to warm branches");
-            self.remove(oldest);
+                .map(|(&id, _)| id);
+            match oldest {
+                Some(oldest) if bytes <= self.warm_budget => self.remove(oldest),
+                _ => return self.remove(id),
+            }
         }
         self.warm_bytes += bytes;
         let branch = self.branch_mut(id);
@@ -380,7 +415,9 @@ impl<C: Cells> KvCache<C> {
     fn restore(&mut self, id: BranchId) -> bool {
         let seq = self.free_seqs.pop().expect("make_room left a sequence id");
         let branch = self.branches.get_mut(&id).expect("to be restored");
-        let Place::Warm { saved, bytes } = &branch.place else { unreachable!("checked by the caller") };
+        let Place::Warm { saved, bytes } = &branch.place else {
+            unreachable!("checked by the caller")
+        };
         if !self.cells.restore(saved, seq) {
             self.cells.truncate(seq, 0);
             self.free_seqs.push(seq);
@@ -390,7 +427,12 @@ impl<C: Cells> KvCache<C> {
         self.warm_bytes -= bytes;
         self.clock += 1;
         branch.place = Place::Hot(seq);
-        branch.spans = vec![Span { id: self.clock, start: 0, end: branch.ids.len() as u32, owned: true }];
+        branch.spans = vec![Span {
+            id: self.clock,
+            start: 0,
+            end: branch.ids.len() as u32,
+            owned: true,
+        }];
         true
     }
 
@@ -403,14 +445,29 @@ impl<C: Cells> KvCache<C> {
         let seq = self.free_seqs.pop()?;
         let source = &self.branches[&from];
         let spans = source.spans.iter().filter(|span| span.start < len);
-        let spans = spans.map(|&span| Span { end: span.end.min(len), owned: false, ..span }).collect();
+        let spans = spans
+            .map(|&span| Span {
+                end: span.end.min(len),
+                owned: false,
+                ..span
+            })
+            .collect();
         let ids = source.ids[..len as usize].to_vec();
         // The marks inside the shared part are reachable here as well, under the same head.
         let marks: Vec<Mark> = match source.head == head {
-            true => source.marks.iter().filter(|mark| mark.len == len).copied().collect(),
+            true => source
+                .marks
+                .iter()
+                .filter(|mark| mark.len == len)
+                .copied()
+                .collect(),
             false => Vec::new(),
         };
-        self.cells.share(source.seq().expect("forks start from hot branches"), seq, len);
+        self.cells.share(
+            source.seq().expect("forks start from hot branches"),
+            seq,
+            len,
+        );
         Some(self.insert(Branch {
             place: Place::Hot(seq),
             ids,
@@ -462,7 +519,10 @@ impl<C: Cells> KvCache<C> {
     /// Gives up what an idle hot branch holds beyond `len`, marks included.
     fn cut(&mut self, id: BranchId, len: u32) {
         let branch = self.branch_mut(id);
-        let (keep, gone) = branch.marks.iter().partition::<Vec<Mark>, _>(|mark| mark.len <= len);
+        let (keep, gone) = branch
+            .marks
+            .iter()
+            .partition::<Vec<Mark>, _>(|mark| mark.len <= len);
         branch.marks = keep;
         for mark in gone {
             self.unmark(mark.node, id);
@@ -498,7 +558,9 @@ impl<C: Cells> KvCache<C> {
     }
 
     fn remove(&mut self, id: BranchId) {
-        let Some(branch) = self.branches.remove(&id) else { return };
+        let Some(branch) = self.branches.remove(&id) else {
+            return;
+        };
         for mark in &branch.marks {
             self.unmark(mark.node, id);
         }
@@ -512,7 +574,9 @@ impl<C: Cells> KvCache<C> {
     }
 
     fn branch_mut(&mut self, id: BranchId) -> &mut Branch<C::Saved> {
-        self.branches.get_mut(&id).expect("a branch in use is never removed")
+        self.branches
+            .get_mut(&id)
+            .expect("a branch in use is never removed")
     }
 }
 
@@ -524,3 +588,6 @@ impl<S> Branch<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

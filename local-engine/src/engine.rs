@@ -15,7 +15,7 @@ use turnwire_protocol::chain::{Chain, EngineState};
 use turnwire_protocol::engine::{EngineFailure, EngineFailureKind, EngineOutput, TurnRequest};
 use turnwire_protocol::item::Item;
 
-pub use crate::cache::Tier;
+use crate::cache::Tier;
 use crate::cache::{KvCache, NodeId, Token};
 use crate::head::{Head, Heads};
 use crate::link_state::LinkState;
@@ -70,7 +70,9 @@ impl Options {
 
     pub(crate) fn threads(&self) -> i32 {
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
-        self.threads.unwrap_or(cores.saturating_sub(1)).clamp(1, 512) as i32
+        self.threads
+            .unwrap_or(cores.saturating_sub(1))
+            .clamp(1, 512) as i32
     }
 }
 
@@ -84,6 +86,7 @@ pub struct LocalEngine {
 /// What preparing a request needs. Shared with the threads that prepare long ones.
 #[derive(Debug)]
 struct Front {
+    id: u64,
     model: Model,
     name: String,
     options: Options,
@@ -131,8 +134,12 @@ impl LocalEngine {
         let model = Model::load(path, &options)?;
         let (commands, inbox) = channel();
         let counters = Arc::new(Counters::default());
-        let seeds = options.seed.map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        let seeds = options
+            .seed
+            .map_or_else(fastrand::Rng::new, fastrand::Rng::with_seed);
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let front = Arc::new(Front {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             name: model.name(path),
             model,
             options,
@@ -151,7 +158,10 @@ impl LocalEngine {
                     Ok(context) => context,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
-                let ram = engine.options.kv_ram_bytes.or(memory_bytes().map(|all| all / 4));
+                let ram = engine
+                    .options
+                    .kv_ram_bytes
+                    .or(memory_bytes().map(|all| all / 4));
                 let warm_budget = usize::try_from(ram.unwrap_or(0)).unwrap_or(usize::MAX);
                 let sequences = engine.options.sequences();
                 let cache = KvCache::new(context, engine.model.cells, sequences, warm_budget);
@@ -159,8 +169,13 @@ impl LocalEngine {
                 Scheduler::new(&engine.model, cache, inbox, counters).run();
             })
             .map_err(LoadError::Thread)?;
-        loaded.recv().expect("the thread answers before it does anything else")?;
-        Ok(Self { front, thread: Some(thread) })
+        loaded
+            .recv()
+            .expect("the thread answers before it does anything else")?;
+        Ok(Self {
+            front,
+            thread: Some(thread),
+        })
     }
 
     /// The model's name, from its file's.
@@ -208,7 +223,10 @@ impl LocalEngine {
     pub fn inspect(&self, state: &EngineState) -> Option<Inspection> {
         let state = self.front.own(state)?;
         let (reply, answer) = channel();
-        self.front.commands.send(Command::Inspect(state.node, reply)).ok()?;
+        self.front
+            .commands
+            .send(Command::Inspect(state.node, reply))
+            .ok()?;
         answer.recv().ok()
     }
 
@@ -225,7 +243,12 @@ impl LocalEngine {
     /// Moves all idle conversations out of the cells, to RAM or altogether, and waits for it.
     pub fn evict_idle(&self, to: Tier) {
         let (reply, done) = channel();
-        if self.front.commands.send(Command::EvictIdle(to, reply)).is_ok() {
+        if self
+            .front
+            .commands
+            .send(Command::EvictIdle(to, reply))
+            .is_ok()
+        {
             let _ = done.recv();
         }
     }
@@ -243,10 +266,15 @@ impl Drop for LocalEngine {
 impl Front {
     fn is_long(&self, request: &TurnRequest) -> bool {
         let new: usize = request.input.iter().map(|item| item.raw().len()).sum();
-        let head = request.tools.raw.len() + request.instructions.as_ref().map_or(0, |text| text.len());
+        let head =
+            request.tools.raw.len() + request.instructions.as_ref().map_or(0, |text| text.len());
         let known = self.known_head(request).is_some();
         // A parent without ids has to be rendered and tokenised whole.
-        let inherited = match request.parent.as_ref().map(|parent| (parent, self.state_of(parent))) {
+        let inherited = match request
+            .parent
+            .as_ref()
+            .map(|parent| (parent, self.state_of(parent)))
+        {
             Some((parent, None)) => parent.bytes() as usize,
             _ => 0,
         };
@@ -271,16 +299,28 @@ impl Front {
         let _ = output.try_send(EngineOutput::Failed(failure));
     }
 
-    fn prepare(&self, request: &TurnRequest, output: mpsc::Sender<EngineOutput>) -> Result<Job, EngineFailure> {
+    fn prepare(
+        &self,
+        request: &TurnRequest,
+        output: mpsc::Sender<EngineOutput>,
+    ) -> Result<Job, EngineFailure> {
         let head = self.head(request)?;
-        let parent = request.parent.as_ref().map(|chain| self.ids_of(chain)).transpose()?;
+        let parent = request
+            .parent
+            .as_ref()
+            .map(|chain| self.ids_of(chain))
+            .transpose()?;
         let plan = match request.generate {
             true => Some(self.model.format.plan(request)?),
             false => None,
         };
-        let before = parent.as_ref().map_or(Before::Closed, |parent| parent.before);
+        let before = parent
+            .as_ref()
+            .map_or(Before::Closed, |parent| parent.before);
         let items: Vec<&Item> = request.input.iter().collect();
-        let delta = self.model.tokenize(&self.model.format.segment(before, &items, plan.as_ref())?);
+        let delta =
+            self.model
+                .tokenize(&self.model.format.segment(before, &items, plan.as_ref())?);
         let inherited = head.ids.len() + parent.as_ref().map_or(0, |parent| parent.total as usize);
         let prompt = inherited + delta.len();
         let context = self.model.context as usize;
@@ -296,8 +336,11 @@ impl Front {
             });
         }
         let room = (context - prompt) as u32;
-        let generation = plan.map(|plan| self.generation(request, plan, room)).transpose()?;
+        let generation = plan
+            .map(|plan| self.generation(request, plan, room))
+            .transpose()?;
         Ok(Job {
+            engine: self.id,
             node: NodeId(self.next_node.fetch_add(1, Ordering::Relaxed)),
             head,
             parent,
@@ -308,14 +351,28 @@ impl Front {
         })
     }
 
-    fn generation(&self, request: &TurnRequest, plan: Plan, room: u32) -> Result<Generation, EngineFailure> {
-        let matcher = plan.grammar.map(|lark| self.model.matcher(&lark)).transpose();
+    fn generation(
+        &self,
+        request: &TurnRequest,
+        plan: Plan,
+        room: u32,
+    ) -> Result<Generation, EngineFailure> {
+        let matcher = plan
+            .grammar
+            .map(|lark| self.model.matcher(&lark))
+            .transpose();
         let matcher = matcher.map_err(|error| EngineFailure {
             kind: EngineFailureKind::Invalid,
-            message: format!("The output format or a tool's parameters cannot be enforced: {error}"),
+            message: format!(
+                "The output format or a tool's parameters cannot be enforced: {error}"
+            ),
             param: None,
         })?;
-        let rng = self.seeds.lock().expect("no panic while drawing a seed").fork();
+        let rng = self
+            .seeds
+            .lock()
+            .expect("no panic while drawing a seed")
+            .fork();
         Ok(Generation {
             sampler: Sampler::new(request, rng),
             matcher,
@@ -328,7 +385,10 @@ impl Front {
     }
 
     fn known_head(&self, request: &TurnRequest) -> Option<Arc<Head>> {
-        let mut heads = self.heads.lock().expect("no panic while heads are looked up");
+        let mut heads = self
+            .heads
+            .lock()
+            .expect("no panic while heads are looked up");
         heads.get(request.instructions.as_ref(), &request.tools.raw)
     }
 
@@ -336,7 +396,10 @@ impl Front {
         if let Some(head) = self.known_head(request) {
             return Ok(head);
         }
-        let text = self.model.format.head(request.instructions.as_deref(), &request.tools)?;
+        let text = self
+            .model
+            .format
+            .head(request.instructions.as_deref(), &request.tools)?;
         let ids = self.model.tokenize(&text);
         let mut heads = self.heads.lock().expect("no panic while a head is kept");
         Ok(heads.insert(request.instructions.as_ref(), &request.tools.raw, ids))
@@ -349,7 +412,7 @@ impl Front {
 
     fn own(&self, state: &EngineState) -> Option<Arc<LinkState>> {
         let state: Arc<LinkState> = state.downcast()?;
-        state.release.same_channel(&self.commands).then_some(state)
+        (state.engine == self.id).then_some(state)
     }
 
     /// The ids of a chain. Those of links that have none are rendered once and recorded.
@@ -366,10 +429,17 @@ impl Front {
             }
             unknown.push(link);
         }
-        let items: Vec<&Item> = unknown.iter().rev().flat_map(|link| link.input().iter().chain(link.output().iter())).collect();
+        let items: Vec<&Item> = unknown
+            .iter()
+            .rev()
+            .flat_map(|link| link.input().iter().chain(link.output().iter()))
+            .collect();
         let before = base.as_ref().map_or(Before::Closed, |base| base.before);
-        let ids: Vec<Token> = self.model.tokenize(&self.model.format.segment(before, &items, None)?);
+        let ids: Vec<Token> = self
+            .model
+            .tokenize(&self.model.format.segment(before, &items, None)?);
         let state = Arc::new(LinkState {
+            engine: self.id,
             total: base.as_ref().map_or(0, |base| base.total) + ids.len() as u32,
             base,
             ids,

@@ -37,12 +37,19 @@ const REMEMBERED: usize = 256;
 const REMEMBERED_BYTES: usize = 64 << 20;
 
 impl Heads {
-    pub(crate) fn get(&mut self, instructions: Option<&Arc<str>>, tools: &Bytes) -> Option<Arc<Head>> {
+    pub(crate) fn get(
+        &mut self,
+        instructions: Option<&Arc<str>>,
+        tools: &Bytes,
+    ) -> Option<Arc<Head>> {
         let at = self.entries.iter().position(|(source, _)| {
             source.tools == *tools && source.instructions.as_ref() == instructions
         })?;
         // The most recently used stands first, where an agent's next turn finds it.
-        let entry = self.entries.remove(at).expect("a position that was just found");
+        let entry = self
+            .entries
+            .remove(at)
+            .expect("a position that was just found");
         let head = Arc::clone(&entry.1);
         self.entries.push_front(entry);
         Some(head)
@@ -55,10 +62,15 @@ impl Heads {
         ids: Vec<Token>,
     ) -> Arc<Head> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let head = Arc::new(Head { key: NEXT.fetch_add(1, Ordering::Relaxed), ids });
+        let head = Arc::new(Head {
+            key: NEXT.fetch_add(1, Ordering::Relaxed),
+            ids,
+        });
         // Copied: a slice would keep the whole message alive that the tools came in.
-        let source =
-            Source { instructions: instructions.cloned(), tools: Bytes::copy_from_slice(tools) };
+        let source = Source {
+            instructions: instructions.cloned(),
+            tools: Bytes::copy_from_slice(tools),
+        };
         self.entries.push_front((source, Arc::clone(&head)));
         while self.entries.len() > REMEMBERED || self.bytes() > REMEMBERED_BYTES {
             self.entries.pop_back();
@@ -67,7 +79,9 @@ impl Heads {
     }
 
     fn bytes(&self) -> usize {
-        let size = |source: &Source| source.tools.len() + source.instructions.as_ref().map_or(0, |i| i.len());
+        let size = |source: &Source| {
+            source.tools.len() + source.instructions.as_ref().map_or(0, |i| i.len())
+        };
         self.entries.iter().map(|(source, _)| size(source)).sum()
     }
 }

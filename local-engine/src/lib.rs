@@ -20,5 +20,6 @@ mod sampler;
 mod scheduler;
 mod turn;
 
+pub use cache::Tier;
 pub use engine::{Inspection, LocalEngine, Options, Stats};
 pub use model::LoadError;

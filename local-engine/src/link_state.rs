@@ -9,8 +9,9 @@ use crate::cache::{NodeId, Token};
 use crate::scheduler::Command;
 
 /// A response's exact token ids, and the name of its end in the cache.
-#[derive(Debug)]
 pub(crate) struct LinkState {
+    /// The engine that made it: ids of another model mean nothing to this one.
+    pub(crate) engine: u64,
     /// The nearest response before this one that has ids of this engine.
     pub(crate) base: Option<Arc<LinkState>>,
     /// The segment: what this response appended to the prompt, generated ids included.

@@ -64,10 +64,21 @@ pub(crate) struct Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("context", &self.context).field("cells", &self.cells).finish()
+        f.debug_struct("Model")
+            .field("context", &self.context)
+            .field("cells", &self.cells)
+            .finish()
     }
 }
 
+/// Control tokens that are part of a call or of reasoning, so that the parser must see them.
+const SHOWN_CONTROL_TOKENS: [&str; 5] = [
+    "<|python_tag|>",
+    "<tool_call>",
+    "</tool_call>",
+    "<think>",
+    "</think>",
+];
 /// Cells of a cache that nobody sized: more would rarely be used on the machines this runs on.
 const DEFAULT_CELLS: u32 = 32 * 1024;
 /// A conversation shorter than this is of no use to an agent.
@@ -113,10 +124,17 @@ impl Model {
 
     /// The `general.name` of the model file, or its file name without quantisation.
     pub(crate) fn name(&self, path: &Path) -> String {
-        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("local");
+        let stem = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or("local");
         let quantised = |part: &str| {
             let upper = part.to_ascii_uppercase();
-            ["Q2_", "Q3_", "Q4_", "Q5_", "Q6_", "Q8_", "IQ", "F16", "BF16", "F32"].iter().any(|q| upper.starts_with(q))
+            [
+                "Q2_", "Q3_", "Q4_", "Q5_", "Q6_", "Q8_", "IQ", "F16", "BF16", "F32",
+            ]
+            .iter()
+            .any(|q| upper.starts_with(q))
         };
         match stem.rsplit_once(['.', '-']) {
             Some((name, last)) if quantised(last) => name.to_owned(),
@@ -127,7 +145,10 @@ impl Model {
     pub(crate) fn tokenize(&self, text: &Text) -> Vec<Token> {
         let vocab = self.llama.vocab();
         let pieces = text.pieces.iter().filter(|piece| !piece.is_empty());
-        pieces.flat_map(|piece| vocab.tokenize(piece.as_bytes(), false, true)).map(|token| token.0).collect()
+        pieces
+            .flat_map(|piece| vocab.tokenize(piece.as_bytes(), false, true))
+            .map(|token| token.0)
+            .collect()
     }
 
     /// The bytes of a token as output; none for tokens that only steer the model.
@@ -138,7 +159,7 @@ impl Model {
         if buffer.is_empty() && !vocab.is_eog(LlamaToken(token)) {
             let mut text = Vec::new();
             vocab.token_to_piece_into(LlamaToken(token), &mut text, true, None);
-            if std::str::from_utf8(&text).is_ok_and(|text| self.format.is_marker(text)) {
+            if std::str::from_utf8(&text).is_ok_and(|text| SHOWN_CONTROL_TOKENS.contains(&text)) {
                 *buffer = text;
             }
         }
@@ -170,10 +191,13 @@ impl Model {
             .with_swa_full(true)
             .with_n_threads(options.threads())
             .with_n_threads_batch(options.threads());
-        let llama = self.llama.new_context(backend(), params).map_err(|_| LoadError::Context {
-            cells: self.cells,
-            mib: (u64::from(self.cells) * bytes_per_cell(&self.llama)) >> 20,
-        })?;
+        let llama = self
+            .llama
+            .new_context(backend(), params)
+            .map_err(|_| LoadError::Context {
+                cells: self.cells,
+                mib: (u64::from(self.cells) * bytes_per_cell(&self.llama)) >> 20,
+            })?;
         let batch = llama.n_batch();
         Ok(Context {
             llama,
@@ -217,7 +241,9 @@ fn template(llama: &LlamaModel) -> Option<String> {
 fn special_tokens(llama: &LlamaModel) -> SpecialTokens {
     let vocab = llama.vocab();
     let text = |token: LlamaToken| {
-        (token.0 >= 0).then(|| String::from_utf8(vocab.token_to_piece(token, true, None)).ok()).flatten()
+        (token.0 >= 0)
+            .then(|| String::from_utf8(vocab.token_to_piece(token, true, None)).ok())
+            .flatten()
     };
     let control = (0..llama.n_vocab())
         .map(LlamaToken)
@@ -231,7 +257,9 @@ fn special_tokens(llama: &LlamaModel) -> SpecialTokens {
     let eos = text(vocab.eos());
     SpecialTokens {
         bos: vocab.should_add_bos().then(|| text(vocab.bos())).flatten(),
-        end_of_turn: text(vocab.eot()).or_else(|| eos.clone()).unwrap_or_default(),
+        end_of_turn: text(vocab.eot())
+            .or_else(|| eos.clone())
+            .unwrap_or_default(),
         eos,
         control,
     }
@@ -239,10 +267,16 @@ fn special_tokens(llama: &LlamaModel) -> SpecialTokens {
 
 fn cells(llama: &LlamaModel, options: &Options) -> u32 {
     let trained = llama.n_ctx_train();
-    let affordable = memory_bytes().map_or(u64::from(DEFAULT_CELLS), |all| all / 4 / bytes_per_cell(llama));
+    let affordable = memory_bytes().map_or(u64::from(DEFAULT_CELLS), |all| {
+        all / 4 / bytes_per_cell(llama)
+    });
     let default = u64::from(trained.max(DEFAULT_CELLS)).min(affordable) as u32;
     // llama.cpp pads the context to a multiple of 256; a size that is one already stays what it is.
-    options.kv_cells.unwrap_or(default).max(FEWEST_CELLS).next_multiple_of(256)
+    options
+        .kv_cells
+        .unwrap_or(default)
+        .max(FEWEST_CELLS)
+        .next_multiple_of(256)
 }
 
 /// Keys and values of one token in all layers, as 16-bit floats.
@@ -275,7 +309,9 @@ pub(crate) struct DecodeFailed(String);
 
 impl std::fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("batch_tokens", &self.batch_tokens).finish()
+        f.debug_struct("Context")
+            .field("batch_tokens", &self.batch_tokens)
+            .finish()
     }
 }
 
@@ -288,15 +324,22 @@ impl Context<'_> {
     pub(crate) fn push(&mut self, token: Token, position: u32, seq: Seq, logits: bool) -> usize {
         let row = self.batch.n_tokens() as usize;
         assert!(row < self.batch_tokens, "the batch is full");
-        assert!((token as usize) < self.vocabulary, "token {token} is not in the vocabulary");
+        assert!(
+            (token as usize) < self.vocabulary,
+            "token {token} is not in the vocabulary"
+        );
         let position = i32::try_from(position).expect("a context has fewer than 2^31 cells");
-        self.batch.add(LlamaToken(token), position, &[seq], logits).expect("checked above");
+        self.batch
+            .add(LlamaToken(token), position, &[seq], logits)
+            .expect("checked above");
         row
     }
 
     pub(crate) fn decode(&mut self) -> Result<(), DecodeFailed> {
         assert!(self.batch.n_tokens() > 0, "an empty batch");
-        self.llama.decode(&mut self.batch).map_err(|error| DecodeFailed(error.to_string()))
+        self.llama
+            .decode(&mut self.batch)
+            .map_err(|error| DecodeFailed(error.to_string()))
     }
 
     /// The logits behind the token in `row` of the last batch, which asked for them.
@@ -309,16 +352,23 @@ impl Cells for Context<'_> {
     type Saved = SeqState;
 
     fn share(&mut self, from: Seq, to: Seq, end: u32) {
-        self.llama.kv_cache_seq_cp(from, to, Some(0), Some(end)).expect("positions below 2^31");
+        self.llama
+            .kv_cache_seq_cp(from, to, Some(0), Some(end))
+            .expect("positions below 2^31");
     }
 
     fn truncate(&mut self, seq: Seq, end: u32) {
         // Only models that are refused at load could not do this.
-        let _ = self.llama.clear_kv_cache_seq(Some(seq as u32), Some(end), None);
+        let _ = self
+            .llama
+            .clear_kv_cache_seq(Some(seq as u32), Some(end), None);
     }
 
     fn save(&mut self, seq: Seq) -> Option<(SeqState, usize)> {
-        let state = self.llama.state_seq_get(seq, LlamaStateSeqFlags::empty()).ok()?;
+        let state = self
+            .llama
+            .state_seq_get(seq, LlamaStateSeqFlags::empty())
+            .ok()?;
         let bytes = state.byte_len();
         Some((state, bytes))
     }

@@ -47,11 +47,15 @@ impl Sampler {
         let candidates = logits
             .iter()
             .enumerate()
-            .filter(|&(token, logit)| !logit.is_nan() && allowed.is_none_or(|mask| token < mask.len() && mask.get(token)))
+            .filter(|&(token, logit)| {
+                !logit.is_nan() && allowed.is_none_or(|mask| token < mask.len() && mask.get(token))
+            })
             .map(|(token, &logit)| (adjust(token, logit), token as Token));
         let token = if self.temperature <= 0.0 {
             // The lowest id among equals, so that greedy output is one output.
-            candidates.reduce(|best, next| if next.0 > best.0 { next } else { best })?.1
+            candidates
+                .reduce(|best, next| if next.0 > best.0 { next } else { best })?
+                .1
         } else {
             self.scratch.clear();
             self.scratch.extend(candidates);
@@ -65,7 +69,11 @@ impl Sampler {
 
     /// Draws from the scratch candidates by temperature and `top_p`.
     fn draw(&mut self) -> Option<Token> {
-        let max = self.scratch.iter().map(|c| c.0).fold(f32::NEG_INFINITY, f32::max);
+        let max = self
+            .scratch
+            .iter()
+            .map(|c| c.0)
+            .fold(f32::NEG_INFINITY, f32::max);
         if max == f32::NEG_INFINITY {
             return None;
         }
@@ -95,7 +103,8 @@ impl Sampler {
 
 /// Orders the heaviest candidates first and says how many of them make up `wanted`, at least one.
 fn nucleus(candidates: &mut [(f32, Token)], wanted: f32) -> (usize, f32) {
-    let heaviest_first = |a: &(f32, Token), b: &(f32, Token)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+    let heaviest_first =
+        |a: &(f32, Token), b: &(f32, Token)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
     let mut sorted = SHORTLIST.min(candidates.len());
     if sorted < candidates.len() {
         candidates.select_nth_unstable_by(sorted, heaviest_first);
@@ -123,7 +132,10 @@ pub(crate) fn log_probabilities(
     top: usize,
 ) -> (f32, Vec<(Token, f32)>) {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - max).exp()).sum();
+    let sum: f64 = logits
+        .iter()
+        .map(|&logit| f64::from(logit - max).exp())
+        .sum();
     let log_sum = max + sum.ln() as f32;
     let mut best: Vec<(f32, Token)> = Vec::with_capacity(top + 1);
     for (id, &logit) in logits.iter().enumerate() {
@@ -133,7 +145,10 @@ pub(crate) fn log_probabilities(
             best.truncate(top);
         }
     }
-    let best = best.into_iter().map(|(logit, id)| (id, logit - log_sum)).collect();
+    let best = best
+        .into_iter()
+        .map(|(logit, id)| (id, logit - log_sum))
+        .collect();
     (logits[token as usize] - log_sum, best)
 }
 
@@ -163,7 +178,10 @@ mod tests {
         mask.allow_token(2);
         mask.allow_token(3);
         assert_eq!(sampler(0.0, 1.0).sample(&logits, Some(&mask)), Some(1));
-        assert_eq!(sampler(1.0, 1.0).sample(&[f32::NEG_INFINITY; 3], None), None);
+        assert_eq!(
+            sampler(1.0, 1.0).sample(&[f32::NEG_INFINITY; 3], None),
+            None
+        );
     }
 
     #[test]
@@ -198,7 +216,9 @@ mod tests {
         let mut penalised = sampler(0.0, 1.0);
         penalised.frequency_penalty = 1.0;
         let logits = [2.0, 1.5];
-        let picked: Vec<_> = (0..4).map(|_| penalised.sample(&logits, None).unwrap()).collect();
+        let picked: Vec<_> = (0..4)
+            .map(|_| penalised.sample(&logits, None).unwrap())
+            .collect();
         assert_eq!(picked, [0, 1, 0, 1]);
     }
 

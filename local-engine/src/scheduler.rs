@@ -22,10 +22,12 @@ use crate::turn::{Job, Progress, Turn};
 const STEP: Duration = Duration::from_millis(250);
 /// Prefill tokens per step at the least, however slow the model is.
 const SMALLEST_CHUNK: usize = 16;
+/// Matrix products work in tiles of this many rows: on AVX2, 1,024 tokens of the default model
+/// take 6.0 s in chunks of 64 and 8.1 s in chunks of 40. Taken whenever nobody waits for the step.
+const TILE: usize = 64;
 /// How often to look whether a reader has caught up when all that run have a slow one.
 const PAUSE: Duration = Duration::from_millis(2);
 
-#[derive(Debug)]
 pub(crate) enum Command {
     Run(Box<Job>),
     /// Nobody can name this response any more.
@@ -176,7 +178,10 @@ impl<'a> Scheduler<'a> {
             };
             let Some(grant) = grant else { return };
             turn.admit(grant);
-            let turn = self.waiting.pop_front().expect("its front was just admitted");
+            let turn = self
+                .waiting
+                .pop_front()
+                .expect("its front was just admitted");
             // If it had been moved out in the middle, the mark that kept its cells has served.
             self.cache.release(turn.node());
             self.running.push(turn);
@@ -200,7 +205,9 @@ impl<'a> Scheduler<'a> {
         }
         self.count(&chunks, started.elapsed());
         for (chunk, ids) in chunks.iter().zip(&fed) {
-            let grant = self.running[chunk.turn].grant.expect("only turns with room are fed");
+            let grant = self.running[chunk.turn]
+                .grant
+                .expect("only turns with room are fed");
             self.cache.advance(grant.branch, ids);
         }
         self.sample(&rows);
@@ -227,7 +234,11 @@ impl<'a> Scheduler<'a> {
                 prefilling.push(index);
                 index += 1;
             } else if self.ensure_cell(index) {
-                chunks.push(Chunk { turn: index, tokens: 1, decodes: true });
+                chunks.push(Chunk {
+                    turn: index,
+                    tokens: 1,
+                    decodes: true,
+                });
                 index += 1;
             } else {
                 // It is first in line for the room that the others will leave.
@@ -240,19 +251,32 @@ impl<'a> Scheduler<'a> {
         if prefilling.is_empty() {
             return chunks;
         }
-        let paced = ((STEP.as_secs_f64() / self.pace) as usize).max(SMALLEST_CHUNK);
-        let mut budget = paced.saturating_sub(chunks.len()).min(batch - chunks.len());
+        let mut budget = self.prefill_budget(chunks.len()).min(batch - chunks.len());
         self.rotation = (self.rotation + 1) % prefilling.len();
         prefilling.rotate_left(self.rotation);
         let share = (budget / prefilling.len()).max(SMALLEST_CHUNK);
         for turn in prefilling {
             let tokens = self.running[turn].pending().min(share).min(budget);
             if tokens > 0 {
-                chunks.push(Chunk { turn, tokens, decodes: false });
+                chunks.push(Chunk {
+                    turn,
+                    tokens,
+                    decodes: false,
+                });
                 budget -= tokens;
             }
         }
         chunks
+    }
+
+    /// Prompt tokens that fit a step in which `decoding` conversations wait for their next token.
+    fn prefill_budget(&self, decoding: usize) -> usize {
+        let paced = ((STEP.as_secs_f64() / self.pace) as usize).saturating_sub(decoding);
+        match (paced / TILE, decoding) {
+            (0, 0) => TILE,
+            (0, _) => paced.max(SMALLEST_CHUNK),
+            (tiles, _) => tiles * TILE,
+        }
     }
 
     /// Makes sure a decoding turn may write one more cell; if it may not, it loses its room.
@@ -284,7 +308,10 @@ impl<'a> Scheduler<'a> {
             let ids: Vec<Token> = turn.take(chunk.tokens).collect();
             for (offset, &token) in ids.iter().enumerate() {
                 let logits = wants_logits && offset + 1 == ids.len();
-                let row = self.cache.cells().push(token, start + offset as u32, grant.seq, logits);
+                let row = self
+                    .cache
+                    .cells()
+                    .push(token, start + offset as u32, grant.seq, logits);
                 if logits {
                     rows.push((chunk.turn, row));
                 }
@@ -298,8 +325,12 @@ impl<'a> Scheduler<'a> {
         let tokens: usize = chunks.iter().map(|chunk| chunk.tokens).sum();
         let decoded = chunks.iter().filter(|chunk| chunk.decodes).count();
         self.counters.steps.fetch_add(1, Ordering::Relaxed);
-        self.counters.decoded_tokens.fetch_add(decoded as u64, Ordering::Relaxed);
-        self.counters.prefilled_tokens.fetch_add((tokens - decoded) as u64, Ordering::Relaxed);
+        self.counters
+            .decoded_tokens
+            .fetch_add(decoded as u64, Ordering::Relaxed);
+        self.counters
+            .prefilled_tokens
+            .fetch_add((tokens - decoded) as u64, Ordering::Relaxed);
         // Single tokens say little about the pace of a chunk.
         if tokens >= SMALLEST_CHUNK {
             self.pace = 0.5 * self.pace + 0.5 * took.as_secs_f64() / tokens as f64;

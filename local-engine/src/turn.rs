@@ -22,8 +22,9 @@ use crate::sampler::{Sampler, log_probabilities};
 use crate::scheduler::Command;
 
 /// A prepared request: rendered, tokenised, and known to fit the context.
-#[derive(Debug)]
 pub(crate) struct Job {
+    /// Names the engine, for the state its link gets.
+    pub(crate) engine: u64,
     pub(crate) node: NodeId,
     pub(crate) head: Arc<Head>,
     pub(crate) parent: Option<Arc<LinkState>>,
@@ -36,7 +37,6 @@ pub(crate) struct Job {
 }
 
 /// How to choose and read the tokens that the model makes.
-#[derive(Debug)]
 pub(crate) struct Generation {
     pub(crate) sampler: Sampler,
     pub(crate) matcher: Option<Matcher>,
@@ -49,7 +49,6 @@ pub(crate) struct Generation {
     pub(crate) ignore_end: bool,
 }
 
-#[derive(Debug)]
 pub(crate) struct Turn {
     job: Job,
     /// Where it writes; none while it waits for room.
@@ -127,7 +126,11 @@ impl Turn {
         };
         Want {
             // A turn that was moved out in the middle left a mark under its own name.
-            parent: if parked { Some(self.job.node) } else { self.job.parent.as_ref().map(|parent| parent.node) },
+            parent: if parked {
+                Some(self.job.node)
+            } else {
+                self.job.parent.as_ref().map(|parent| parent.node)
+            },
             head: self.job.head.key,
             prompt_len: self.len(),
             cacheable: self.len() - u32::from(self.job.generation.is_some() && self.len() > 0),
@@ -140,14 +143,26 @@ impl Turn {
     pub(crate) fn admit(&mut self, grant: Grant) {
         let base = self.base();
         self.pending = if grant.cached >= base {
-            self.own[(grant.cached - base) as usize..].iter().copied().collect()
-        } else if let Some(parent) = self.job.parent.as_ref().filter(|_| grant.cached + 1 == base)
+            self.own[(grant.cached - base) as usize..]
+                .iter()
+                .copied()
+                .collect()
+        } else if let Some(parent) = self
+            .job
+            .parent
+            .as_ref()
+            .filter(|_| grant.cached + 1 == base)
             && let Some(&last) = parent.ids.last()
         {
             // The usual turn: the parent's last token was sampled but never fed.
-            std::iter::once(last).chain(self.own.iter().copied()).collect()
+            std::iter::once(last)
+                .chain(self.own.iter().copied())
+                .collect()
         } else {
-            self.ids()[grant.cached as usize..].iter().copied().collect()
+            self.ids()[grant.cached as usize..]
+                .iter()
+                .copied()
+                .collect()
         };
         self.cached.get_or_insert(grant.cached);
         self.grant = Some(grant);
@@ -179,18 +194,30 @@ impl Turn {
 
     /// How many more cells to ask for when the promised ones are used up.
     pub(crate) fn growth(&self) -> u32 {
-        let left = self.job.generation.as_ref().map_or(0, |generation| generation.max_output - self.output_tokens);
+        let left = self
+            .job
+            .generation
+            .as_ref()
+            .map_or(0, |generation| generation.max_output - self.output_tokens);
         left.clamp(1, OUTPUT_RESERVE)
     }
 
     /// Chooses the next token from `logits` and hands on what it says.
-    pub(crate) fn sample(&mut self, model: &Model, logits: &[f32]) -> Result<Progress, EngineFailure> {
-        let Some(generation) = &mut self.job.generation else { return Ok(Progress::Ends(FinishReason::Stop)) };
+    pub(crate) fn sample(
+        &mut self,
+        model: &Model,
+        logits: &[f32],
+    ) -> Result<Progress, EngineFailure> {
+        let Some(generation) = &mut self.job.generation else {
+            return Ok(Progress::Ends(FinishReason::Stop));
+        };
         let allowed = match &mut generation.matcher {
             Some(matcher) => Some(matcher.compute_mask_or_eos().map_err(|_| broken())?),
             None => None,
         };
-        let Some(token) = generation.sampler.sample(logits, allowed.as_ref()) else { return Err(broken()) };
+        let Some(token) = generation.sampler.sample(logits, allowed.as_ref()) else {
+            return Err(broken());
+        };
         self.own.push(token);
         self.pending.push_back(token);
         self.output_tokens += 1;
@@ -210,7 +237,11 @@ impl Turn {
                 let top = top.into_iter().map(|(token, logprob)| {
                     let mut bytes = Vec::new();
                     model.piece(token, &mut bytes);
-                    TopLogprob { token: text(&bytes), bytes, logprob }
+                    TopLogprob {
+                        token: text(&bytes),
+                        bytes,
+                        logprob,
+                    }
                 });
                 TokenLogprob {
                     token: text(&self.bytes),
@@ -238,7 +269,8 @@ impl Turn {
 
     /// The last word: what it cost, and the state that its link is to keep.
     pub(crate) fn finish(&mut self, reason: FinishReason, model: &Model) {
-        let total = self.job.parent.as_ref().map_or(0, |parent| parent.total) + self.own.len() as u32;
+        let total =
+            self.job.parent.as_ref().map_or(0, |parent| parent.total) + self.own.len() as u32;
         let before = match (self.output_tokens, self.own.last()) {
             (0, _) => Before::Closed,
             (_, Some(&last)) if model.ends_generation(last) => Before::Ended,
@@ -255,19 +287,32 @@ impl Turn {
             ids: std::mem::take(&mut self.own),
             total,
             before,
+            engine: self.job.engine,
             node: self.job.node,
             release: self.job.release.clone(),
         };
         let state = Some(EngineState::new(Arc::new(state)));
-        self.send(EngineOutput::Finished { reason, usage, state });
+        self.send(EngineOutput::Finished {
+            reason,
+            usage,
+            state,
+        });
     }
 
     /// Marks to leave on its branch, which holds `len` tokens: its own end, and its parent's if
     /// the branch is the first to have that behind this head.
     pub(crate) fn marks(&self, len: u32) -> Vec<(NodeId, u32)> {
         let base = self.base();
-        let parent = self.job.parent.as_ref().filter(|_| base <= len && self.cached.is_some_and(|cached| cached + 1 < base));
-        parent.map(|parent| (parent.node, base)).into_iter().chain([(self.job.node, len)]).collect()
+        let parent = self
+            .job
+            .parent
+            .as_ref()
+            .filter(|_| base <= len && self.cached.is_some_and(|cached| cached + 1 < base));
+        parent
+            .map(|parent| (parent.node, base))
+            .into_iter()
+            .chain([(self.job.node, len)])
+            .collect()
     }
 
     pub(crate) fn fail(&mut self, failure: EngineFailure) {
