@@ -8,6 +8,7 @@
 pub mod format;
 pub mod grammar;
 pub mod parser;
+mod plan;
 
 use turnwire_protocol::engine::EngineFailure;
 
@@ -50,6 +51,34 @@ pub struct SpecialTokens {
     pub end_of_turn: String,
     /// All texts that tokenise to one control token.
     pub control: Vec<String>,
+}
+
+/// Limits for what a schema leaves unlimited. They bind the model's output only; the client's
+/// schema stays as it is. A small model may otherwise never end a string or a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Characters in a string.
+    pub string_chars: u32,
+    /// Items in an array, and members of an object that names none.
+    pub array_items: u32,
+}
+
+impl Default for Bounds {
+    /// More than a sensible call needs.
+    fn default() -> Self {
+        Self {
+            string_chars: 16_384,
+            array_items: 512,
+        }
+    }
+}
+
+impl Bounds {
+    /// For models too small to know when to stop.
+    pub const TIGHT: Self = Self {
+        string_chars: 80,
+        array_items: 5,
+    };
 }
 
 /// A request this format cannot express; becomes a failure of the turn.
