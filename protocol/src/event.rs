@@ -98,7 +98,7 @@ impl Event {
 }
 
 /// What every event begins with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Stamp<'a> {
     pub(crate) sequence_number: u64,
     pub(crate) lane: Option<&'a LaneName>,

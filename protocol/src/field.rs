@@ -72,6 +72,21 @@ impl<'a, 'p> Field<'a, 'p> {
         Some(Self { raw, path })
     }
 
+    /// The top-level member `name`, which must be there.
+    pub(crate) fn required(name: &'p str, raw: Option<&'a RawValue>) -> Result<Self, Failure> {
+        Self::named(name, raw).ok_or_else(|| Failure::missing_required_parameter(name))
+    }
+
+    /// The member `name` of the object at `parent`, which must be there.
+    pub(crate) fn required_member(
+        parent: &'p Path<'p>,
+        name: &'p str,
+        raw: Option<&'a RawValue>,
+    ) -> Result<Self, Failure> {
+        Self::member(parent, name, raw)
+            .ok_or_else(|| Failure::missing_required_parameter(Path::Member(parent, name)))
+    }
+
     /// Its JSON text, without white space around it.
     pub(crate) fn text(self) -> &'a str {
         self.raw.get()

@@ -59,6 +59,8 @@ pub(crate) struct Waiting {
     /// The parent as it was when the create came: what exists then may be evicted before the
     /// turn starts, and the turn still gets it.
     pub(crate) pinned: Option<Chain>,
+    /// Bytes of the message it came in.
+    pub(crate) bytes: usize,
 }
 
 #[derive(Debug, Default)]
@@ -116,19 +118,17 @@ impl Lanes {
         Ok(self.named.entry(name.clone()).or_default())
     }
 
-    /// The lane of this name, which a create has opened.
+    /// The lane of a turn.
     pub(crate) fn of(&mut self, name: Option<&LaneName>) -> &mut Lane {
-        match name {
-            None => &mut self.default,
-            Some(name) => self.named.entry(name.clone()).or_default(),
-        }
+        self.get_mut(name)
+            .expect("a turn's lane was opened by its create and is never closed")
     }
 
     /// The lane of this name, if there is one.
-    pub(crate) fn get(&self, name: Option<&LaneName>) -> Option<&Lane> {
+    pub(crate) fn get_mut(&mut self, name: Option<&LaneName>) -> Option<&mut Lane> {
         match name {
-            None => Some(&self.default),
-            Some(name) => self.named.get(name),
+            None => Some(&mut self.default),
+            Some(name) => self.named.get_mut(name),
         }
     }
 
@@ -138,8 +138,14 @@ impl Lanes {
 
     /// A response that some lane keeps.
     pub(crate) fn find(&self, id: &ResponseId) -> Option<&Chain> {
-        std::iter::once(&self.default)
-            .chain(self.named.values())
-            .find_map(|lane| lane.find(id))
+        self.owner(id).map(|(_, chain)| chain)
+    }
+
+    /// A response that some lane keeps, with the lane's name.
+    pub(crate) fn owner(&self, id: &ResponseId) -> Option<(Option<&LaneName>, &Chain)> {
+        let named = self.named.iter().map(|(name, lane)| (Some(name), lane));
+        std::iter::once((None, &self.default))
+            .chain(named)
+            .find_map(|(name, lane)| Some((name, lane.find(id)?)))
     }
 }

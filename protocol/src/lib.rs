@@ -24,5 +24,6 @@ mod pending;
 mod response;
 pub mod session;
 pub mod sse;
+mod steer;
 pub mod tool;
 mod turn;

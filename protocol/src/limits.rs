@@ -15,6 +15,8 @@ pub struct Limits {
     pub lane_names: usize,
     /// Creates that wait on one connection. Not documented anywhere.
     pub queued_creates: usize,
+    /// Bytes of the messages that those came in.
+    pub queued_bytes: usize,
     /// Bytes of one message or request body.
     pub message_bytes: usize,
     /// Refuse unknown members of `response.create` instead of ignoring them.
@@ -29,6 +31,7 @@ impl Default for Limits {
             running_responses: 16,
             lane_names: 32,
             queued_creates: 256,
+            queued_bytes: 256 << 20,
             message_bytes: 64 << 20,
             strict: false,
         }

@@ -3,7 +3,10 @@
 //! A message is scanned once: every member that any message may have is taken as raw JSON, then
 //! `type` says which of them to read. It may stand anywhere in the object.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 
 use crate::create::CreateRequest;
 use crate::failure::Failure;
@@ -11,11 +14,14 @@ use crate::field::{Field, members};
 use crate::id::ResponseId;
 use crate::lane::LaneName;
 use crate::session::Transport;
+use crate::steer::{Inject, Steer};
 
 #[derive(Debug)]
 pub(crate) enum ClientMessage {
     Create(Create),
     Cancel(CancelTarget),
+    Steer(Steer),
+    Inject(Inject),
     /// `response.processed`: some builds of Codex tell that they are done with a response.
     Processed,
 }
@@ -54,27 +60,29 @@ impl ClientMessage {
         strict: bool,
     ) -> Result<Self, Failure> {
         let text = std::str::from_utf8(message).map_err(Failure::invalid_json)?;
+        // Serde would read an array as a struct, too.
         if !text.trim_ascii_start().starts_with('{') {
-            serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(Failure::invalid_json)?;
-            return Err(Failure::missing_required_parameter("type"));
+            serde_json::from_str::<IgnoredAny>(text).map_err(Failure::invalid_json)?;
+            return Err(match transport {
+                Transport::WebSocket => Failure::missing_required_parameter("type"),
+                Transport::Http => Failure::invalid_json("it is not an object"),
+            });
         }
         let members: Members<'_> = serde_json::from_str(text).map_err(Failure::invalid_json)?;
-        if transport == Transport::Http {
-            return Ok(Self::Create(Create::parse(
-                message, &members, transport, strict,
-            )?));
-        }
-        let Some(kind) = Field::named("type", members.kind) else {
-            return Err(Failure::missing_required_parameter("type"));
+        let kind = match transport {
+            Transport::Http => Cow::Borrowed("response.create"),
+            Transport::WebSocket => Field::named("type", members.kind)
+                .and_then(|kind| kind.string().ok())
+                .ok_or_else(|| Failure::missing_required_parameter("type"))?,
         };
-        match &*kind.string()? {
-            "response.create" => {
-                Create::parse(message, &members, transport, strict).map(Self::Create)
-            }
-            "response.cancel" => CancelTarget::parse(&members).map(Self::Cancel),
-            "response.processed" => Ok(Self::Processed),
-            other => Err(Failure::unsupported_event_type(other)),
-        }
+        Ok(match &*kind {
+            "response.create" => Self::Create(Create::parse(message, &members, transport, strict)?),
+            "response.cancel" => Self::Cancel(CancelTarget::parse(&members)?),
+            "response.steer" => Self::Steer(Steer::parse(message, &members)),
+            "response.inject" => Self::Inject(Inject::parse(&members)?),
+            "response.processed" => Self::Processed,
+            other => return Err(Failure::unsupported_event_type(other)),
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Tools and the choice among them, as far as an engine needs to know them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -85,10 +86,6 @@ impl Tools {
             functions: functions.into(),
         })
     }
-
-    pub(crate) fn function(&self, name: &str) -> Option<&FunctionTool> {
-        self.functions.iter().find(|tool| &*tool.name == name)
-    }
 }
 
 impl FunctionTool {
@@ -101,15 +98,11 @@ impl FunctionTool {
     ) -> Result<Option<Self>, Failure> {
         let members: ToolMembers<'_> = tool.object()?;
         let member = |name, raw| Field::member(&tool.path, name, raw);
-        let required = |name, raw| {
-            let missing = || Failure::missing_required_parameter(Path::Member(&tool.path, name));
-            member(name, raw).ok_or_else(missing)
-        };
         echo.extend_from_slice(tool.text().as_bytes());
-        if required("type", members.kind)?.string()? != "function" {
+        if Field::required_member(&tool.path, "type", members.kind)?.string()? != "function" {
             return Ok(None);
         }
-        let name = required("name", members.name)?;
+        let name = Field::required_member(&tool.path, "name", members.name)?;
         let text = name.string_up_to(128)?;
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         if text.is_empty() || !text.bytes().all(allowed) {
@@ -173,28 +166,19 @@ impl ToolChoice {
             };
         }
         let members: ChoiceMembers<'_> = field.object()?;
-        let required = |name, raw| {
-            let missing = || Failure::missing_required_parameter(Path::Member(&field.path, name));
-            Field::member(&field.path, name, raw).ok_or_else(missing)
-        };
+        let required = |name, raw| Field::required_member(&field.path, name, raw);
         match &*required("type", members.kind)?.string()? {
             "function" => {
-                offered_function(required("name", members.name)?, tools).map(Self::Function)
+                let name = required("name", members.name)?;
+                offered(name, |text| {
+                    tools.functions.iter().find(|tool| &*tool.name == text)
+                })
+                .map(Self::Function)
             }
             "allowed_tools" => {
                 let mode = required("mode", members.mode)?.one_of(&["auto", "required"])?;
-                let allowed = required("tools", members.tools)?;
-                let mut names = Vec::new();
-                for (index, raw) in allowed.array()?.into_iter().enumerate() {
-                    let path = Path::Index(&allowed.path, index);
-                    names.extend(allowed_function(Field { raw, path }, tools)?);
-                }
-                if names.is_empty() {
-                    let problem = "none of these tools can be offered by this server";
-                    return Err(Failure::unsupported_value(allowed.path, problem));
-                }
                 Ok(Self::Allowed {
-                    names: names.into(),
+                    names: allowed_functions(required("tools", members.tools)?, tools)?,
                     required: mode == "required",
                 })
             }
@@ -206,30 +190,41 @@ impl ToolChoice {
     }
 }
 
-/// The name of a function, which must be among the tools.
-fn offered_function(name: Field<'_, '_>, tools: &Tools) -> Result<Arc<str>, Failure> {
+/// The functions that `allowed_tools` lists. Tools that are not offered anyway are passed over,
+/// but something must be left.
+fn allowed_functions(field: Field<'_, '_>, tools: &Tools) -> Result<Arc<[Arc<str>]>, Failure> {
+    let by_name: HashMap<&str, &FunctionTool> = tools
+        .functions
+        .iter()
+        .map(|tool| (&*tool.name, tool))
+        .collect();
+    let mut names = Vec::new();
+    for (index, raw) in field.array()?.into_iter().enumerate() {
+        let path = Path::Index(&field.path, index);
+        let members: ChoiceMembers<'_> = Field { raw, path }.object()?;
+        if Field::required_member(&path, "type", members.kind)?.string()? == "function" {
+            let name = Field::required_member(&path, "name", members.name)?;
+            names.push(offered(name, |text| by_name.get(text).copied())?);
+        }
+    }
+    if names.is_empty() {
+        let problem = "this server can offer the model none of these tools";
+        return Err(Failure::unsupported_value(field.path, problem));
+    }
+    Ok(names.into())
+}
+
+/// The name of a function that must be among the tools.
+fn offered<'t>(
+    name: Field<'_, '_>,
+    find: impl FnOnce(&str) -> Option<&'t FunctionTool>,
+) -> Result<Arc<str>, Failure> {
     let text = name.string()?;
-    match tools.function(&text) {
+    match find(&text) {
         Some(tool) => Ok(Arc::clone(&tool.name)),
         None => {
             let problem = format!("there is no function '{text}' in 'tools'");
             Err(Failure::invalid_value(name.path, problem))
         }
-    }
-}
-
-/// One entry of `allowed_tools`; none if it is a tool that is not offered anyway.
-fn allowed_function(entry: Field<'_, '_>, tools: &Tools) -> Result<Option<Arc<str>>, Failure> {
-    let members: ChoiceMembers<'_> = entry.object()?;
-    let kind = Field::member(&entry.path, "type", members.kind);
-    if kind.map(Field::string).transpose()?.as_deref() != Some("function") {
-        return Ok(None);
-    }
-    match Field::member(&entry.path, "name", members.name) {
-        Some(name) => offered_function(name, tools).map(Some),
-        None => Err(Failure::missing_required_parameter(Path::Member(
-            &entry.path,
-            "name",
-        ))),
     }
 }

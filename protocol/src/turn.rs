@@ -16,6 +16,7 @@ use crate::open_item::{Ending, OpenItem, PartKind, WrongPiece};
 use crate::pending;
 use crate::response::{Moment, ResponseObject};
 use crate::session::Now;
+use crate::steer::{Steer, SteerRefusal};
 use crate::tool::FunctionTool;
 
 /// A turn whose engine was asked to start.
@@ -250,6 +251,17 @@ impl Turn {
         } else {
             self.fail(Failure::response_cancelled(), actions);
         }
+    }
+
+    /// Answers a steer of this turn among the turn's own events.
+    pub(crate) fn refuse_steer(&mut self, steer: &Steer, actions: &mut VecDeque<Action>) {
+        let mut outlet = Outlet {
+            lane: self.lane.as_ref(),
+            next: &mut self.next_number,
+            actions,
+        };
+        let event = steer.failed(outlet.stamp(), SteerRefusal::NotSupported);
+        actions.push_back(Action::Send(event));
     }
 
     pub(crate) fn is_started(&self) -> bool {

@@ -88,16 +88,16 @@ fn read_format(
     mut shown: Object<'_>,
 ) -> Result<TextFormat, Failure> {
     let members: FormatMembers<'_> = field.object()?;
-    let kind = required(&field.path, "type", members.kind)?;
+    let kind = Field::required_member(&field.path, "type", members.kind)?;
     let kind = kind.one_of(&["text", "json_object", "json_schema"])?;
     shown.value("type", kind);
     let format = match kind {
         "text" => TextFormat::Text,
         "json_object" => TextFormat::JsonObject,
         _ => {
-            let name = required(&field.path, "name", members.name)?;
+            let name = Field::required_member(&field.path, "name", members.name)?;
             name.string_up_to(64)?;
-            let schema = required(&field.path, "schema", members.schema)?;
+            let schema = Field::required_member(&field.path, "schema", members.schema)?;
             if !schema.text().starts_with('{') {
                 return Err(schema.expected("an object"));
             }
@@ -230,13 +230,4 @@ pub(crate) fn multi_agent_enabled(field: Field<'_, '_>) -> Result<bool, Failure>
     let members: MultiAgentMembers<'_> = field.object()?;
     let enabled = Field::member(&field.path, "enabled", members.enabled);
     enabled.map_or(Ok(false), Field::boolean)
-}
-
-fn required<'a, 'p>(
-    parent: &'p Path<'p>,
-    name: &'p str,
-    raw: Option<&'a RawValue>,
-) -> Result<Field<'a, 'p>, Failure> {
-    Field::member(parent, name, raw)
-        .ok_or_else(|| Failure::missing_required_parameter(Path::Member(parent, name)))
 }

@@ -1,0 +1,147 @@
+//! Creates, from their arrival to the start of the engine.
+
+use std::sync::Arc;
+
+use crate::action::{Action, TurnKey};
+use crate::chain::Chain;
+use crate::create::CreateRequest;
+use crate::failure::Failure;
+use crate::id::{IdSource, ResponseId};
+use crate::lane::{Origin, Waiting};
+use crate::message::Create;
+use crate::session::{Now, Phase, Running, Session, Stage, Why};
+use crate::turn::Turn;
+
+impl Session {
+    pub(super) fn admit(&mut self, ids: &mut dyn IdSource, create: Create, bytes: usize) {
+        let lane = match self
+            .lanes
+            .open(create.lane.as_ref(), self.limits.lane_names)
+        {
+            Ok(lane) => lane,
+            Err(failure) => return self.send_error(create.lane.as_ref(), failure),
+        };
+        let must_wait = lane.running.is_some()
+            || !lane.queue.is_empty()
+            || self.running.len() >= self.limits.running_responses;
+        let is_full = self.queued >= self.limits.queued_creates
+            || self.queued_bytes + bytes > self.limits.queued_bytes;
+        if must_wait && is_full {
+            let failure = Failure::too_many_queued_responses();
+            return self.send_error(create.lane.as_ref(), failure);
+        }
+        let pinned = create
+            .parent
+            .as_ref()
+            .and_then(|id| self.lanes.find(id))
+            .cloned();
+        let Create {
+            lane,
+            parent,
+            request,
+        } = create;
+        let model = request
+            .as_ref()
+            .map_or_else(|_| Arc::default(), |request| request.model.clone());
+        self.lanes.of(lane.as_ref()).queue.push_back(Waiting {
+            origin: Origin {
+                key: TurnKey(self.next_key),
+                id: ResponseId::mint(ids),
+                lane,
+                parent,
+                model,
+            },
+            request,
+            pinned,
+            bytes,
+        });
+        self.next_key += 1;
+        self.queued += 1;
+        self.queued_bytes += bytes;
+    }
+
+    /// Starts what can start, and closes the connection when it has nothing left to do.
+    pub(super) fn go_on(&mut self, now: Now) {
+        while let Some(waiting) = self.next_waiting() {
+            self.start(now, waiting);
+        }
+        let idle = self.running.is_empty() && self.queued == 0;
+        match self.phase {
+            Phase::Aged { .. } if idle => self.close(Why::Age),
+            Phase::Closing(why) if idle => self.close(why),
+            _ => {}
+        }
+    }
+
+    /// The create to go next: of those at the head of an idle lane, the one that came first.
+    /// What is going to be refused needs no free slot.
+    fn next_waiting(&mut self) -> Option<Waiting> {
+        let free = self.running.len() < self.limits.running_responses;
+        let refusing = self.phase != Phase::Open;
+        let lane = self
+            .lanes
+            .iter_mut()
+            .filter(|lane| lane.running.is_none())
+            .filter(|lane| match lane.queue.front() {
+                Some(head) => free || refusing || head.request.is_err(),
+                None => false,
+            })
+            .min_by_key(|lane| lane.queue.front().map(|head| head.origin.key))?;
+        let waiting = lane.queue.pop_front()?;
+        self.queued -= 1;
+        self.queued_bytes -= waiting.bytes;
+        Some(waiting)
+    }
+
+    fn start(&mut self, now: Now, waiting: Waiting) {
+        let Waiting {
+            origin,
+            request,
+            pinned,
+            ..
+        } = waiting;
+        let refusal = match self.phase {
+            Phase::Open => None,
+            Phase::Closing(Why::Drain) => Some(Failure::server_shutting_down()),
+            Phase::Aged { .. } | Phase::Closing(Why::Age) | Phase::Closed => Some(self.too_old()),
+        };
+        let request = match refusal.map_or(request, Err) {
+            Ok(request) => request,
+            Err(failure) => return self.refuse(origin, failure),
+        };
+        self.lanes.of(origin.lane.as_ref()).running = Some(origin.key);
+        let Some(parent) = &origin.parent else {
+            return self.begin(now, origin, request, None);
+        };
+        match pinned.or_else(|| self.lanes.find(parent).cloned()) {
+            Some(chain) => self.begin(now, origin, request, Some(chain)),
+            None => {
+                let turn = origin.key;
+                let id = parent.clone();
+                self.actions.push_back(Action::Load { turn, id });
+                let stage = Stage::Loading(request);
+                self.running.insert(turn, Running { origin, stage });
+            }
+        }
+    }
+
+    /// Starts the engine of a turn whose parent is there.
+    pub(super) fn begin(
+        &mut self,
+        now: Now,
+        origin: Origin,
+        request: Box<CreateRequest>,
+        parent: Option<Chain>,
+    ) {
+        let (id, lane) = (origin.id.clone(), origin.lane.clone());
+        match Turn::start(now, id, lane, parent, *request) {
+            Ok((making, request)) => {
+                let turn = origin.key;
+                self.actions.push_back(Action::Start { turn, request });
+                let stage = Stage::Making(Box::new(making));
+                self.running.insert(turn, Running { origin, stage });
+            }
+            Err(failure) => self.refuse(origin, failure),
+        }
+    }
+}
