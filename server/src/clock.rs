@@ -1,0 +1,46 @@
+//! Clock and ids: the time and the numbers that a session is given from outside.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+use turnwire_protocol::id::IdSource;
+use turnwire_protocol::session::Now;
+use uuid::{NoContext, Timestamp, Uuid};
+
+/// Monotonic time since the server began, and the wall clock beside it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    began: Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self {
+            began: Instant::now(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        Now {
+            elapsed: self.began.elapsed(),
+            unix_seconds: wall.unwrap_or_default().as_secs(),
+        }
+    }
+
+    /// The instant that a session calls `elapsed`.
+    pub(crate) fn instant(&self, elapsed: Duration) -> Instant {
+        self.began + elapsed
+    }
+}
+
+/// UUIDs of version 7: they rise with time, so that stores append, and 74 of their bits are
+/// drawn anew for each. No counter is shared between them, so one id says nothing of the next.
+#[derive(Debug)]
+pub(crate) struct RandomIds;
+
+impl IdSource for RandomIds {
+    fn mint(&mut self) -> u128 {
+        Uuid::new_v7(Timestamp::now(NoContext)).as_u128()
+    }
+}

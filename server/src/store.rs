@@ -1,0 +1,35 @@
+//! Store: where stored responses live beyond their connection.
+//!
+//! A response is always looked up together with its owner. Nothing here is reached by a turn
+//! with `store: false`.
+
+mod memory;
+
+use turnwire_protocol::action::StoredResponse;
+use turnwire_protocol::id::ResponseId;
+use turnwire_protocol::session::SaveFailed;
+
+use crate::auth::Tenant;
+
+pub use memory::MemoryStore;
+
+/// An enum rather than a trait object: there are few stores, and `async fn` stays plain.
+#[derive(Debug)]
+pub enum Store {
+    Memory(MemoryStore),
+}
+
+impl Store {
+    pub async fn load(&self, owner: Tenant, id: &ResponseId) -> Option<StoredResponse> {
+        match self {
+            Self::Memory(store) => store.load(owner, id),
+        }
+    }
+
+    /// Once this is done, the response is found by every connection of its owner.
+    pub async fn save(&self, owner: Tenant, response: StoredResponse) -> Result<(), SaveFailed> {
+        match self {
+            Self::Memory(store) => store.save(owner, response),
+        }
+    }
+}
