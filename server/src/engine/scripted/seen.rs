@@ -1,0 +1,87 @@
+//! Seen: what the scripted engine knows of a chain without looking at its items again.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use turnwire_protocol::chain::{Chain, EngineState};
+use turnwire_protocol::item::{Item, ItemKind};
+
+/// An item of input counts a token for every four bytes, the last ones begun included.
+const BYTES_PER_TOKEN: usize = 4;
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) items: u64,
+    pub(super) tokens: u64,
+    /// Empty before the first user message.
+    pub(super) last_user_text: Arc<str>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    role: String,
+    content: Content,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Deserialize)]
+struct Part {
+    #[serde(default)]
+    text: String,
+}
+
+impl Seen {
+    /// Looked up where this engine made the chain. Where another one did, its items are counted
+    /// once and the count is left on the link.
+    pub(super) fn of(chain: &Chain) -> Self {
+        let mut uncounted = Vec::new();
+        let mut seen = Self::default();
+        for link in chain.ancestry() {
+            let state = link.engine_state().and_then(EngineState::downcast::<Self>);
+            if let Some(known) = state {
+                seen = known.as_ref().clone();
+                break;
+            }
+            uncounted.push(link);
+        }
+        for link in uncounted.iter().rev() {
+            seen.add(link.input());
+            seen.add(link.output());
+        }
+        if !uncounted.is_empty() {
+            chain.set_engine_state(EngineState::new(Arc::new(seen.clone())));
+        }
+        seen
+    }
+
+    pub(super) fn add(&mut self, items: &[Item]) {
+        self.items += items.len() as u64;
+        let tokens = items
+            .iter()
+            .map(|item| item.raw().len().div_ceil(BYTES_PER_TOKEN));
+        self.tokens += tokens.sum::<usize>() as u64;
+        if let Some(text) = items.iter().rev().find_map(user_text) {
+            self.last_user_text = text.into();
+        }
+    }
+}
+
+fn user_text(item: &Item) -> Option<String> {
+    if item.kind() != ItemKind::Message {
+        return None;
+    }
+    let message: Message = serde_json::from_slice(item.raw()).ok()?;
+    if message.role != "user" {
+        return None;
+    }
+    Some(match message.content {
+        Content::Text(text) => text,
+        Content::Parts(parts) => parts.into_iter().map(|part| part.text).collect(),
+    })
+}
