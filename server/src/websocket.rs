@@ -1,0 +1,321 @@
+//! Socket: a WebSocket as the rest of the server sees it. The only file that knows the crate
+//! which frames, masks and compresses.
+//!
+//! One task owns a socket. Reading and writing go on together in [`Socket::poll_next`], so that
+//! neither waits for the other: a peer that writes a large message while it is sent one is not
+//! left hanging. Pings are answered by the codec as they are read.
+
+mod handshake;
+mod wire;
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::mem;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::SinkExt;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use yawc::close::CloseCode;
+use yawc::streaming::Streaming;
+use yawc::{
+    CompressionLevel, DeflateOptions, DeflatePool, Frame, OpCode, Options, Role, WebSocket,
+    WebSocketError,
+};
+
+use wire::{Wire, WireWithRest};
+
+pub(crate) use handshake::{Handshake, NotAWebSocket};
+
+/// Codex refuses frames above 16 MiB, so larger messages go out in pieces.
+const MAX_FRAME_BYTES: usize = 8 << 20;
+
+/// Small, because every idle connection holds both. They grow with a large message and shrink
+/// again behind it.
+const BUFFER_BYTES: usize = 1 << 10;
+
+/// Messages below this go out uncompressed: a token's event gains nothing.
+const COMPRESSION_THRESHOLD_BYTES: usize = 1 << 10;
+
+/// Messages and Pings that are read while the peer takes nothing of what it is owed. Each makes
+/// at least one answer, so that reading has to end for a peer that does not read.
+const READ_AHEAD: usize = 64;
+
+/// How long closing may take: first to send what is queued, then to see the peer's answer.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What all sockets of a server share.
+#[derive(Debug)]
+pub(crate) struct SocketSettings {
+    message_limit: usize,
+    options: Options,
+}
+
+pub(crate) struct Socket {
+    codec: Streaming<WireWithRest>,
+    wire: Wire,
+    message_limit: usize,
+    message: Assembly,
+    queue: VecDeque<Frame>,
+    queued_bytes: usize,
+    /// Messages and Pings read since everything owed was sent.
+    read_ahead: usize,
+    frames_read: u64,
+    sent_all: bool,
+}
+
+/// What arrives on a socket.
+#[derive(Debug)]
+pub(crate) enum Incoming {
+    /// A whole message, text or binary, that is valid UTF-8.
+    Message(Bytes),
+    /// A message beyond the limit; what was kept of it is gone.
+    Oversized,
+    /// A message that is not UTF-8.
+    NotUtf8,
+    /// The peer closes, or broke the rules of framing: the codec has its Close frame ready.
+    Closing,
+    /// The connection broke.
+    Lost,
+}
+
+/// The frames of a message so far.
+#[derive(Debug)]
+enum Assembly {
+    Between,
+    Within(BytesMut),
+    /// Beyond the limit already; the rest is skipped.
+    Oversized,
+}
+
+impl SocketSettings {
+    /// Messages above `message_limit` are reported as oversized. The codec holds one frame in
+    /// memory before it can be looked at, so frames of more than twice the limit close the
+    /// connection with 1009.
+    pub(crate) fn new(message_limit: usize) -> Self {
+        let frame_limit = message_limit.saturating_mul(2).saturating_add(1);
+        let workers = std::thread::available_parallelism().map_or(1, usize::from);
+        let deflate = DeflateOptions {
+            level: CompressionLevel::fast(),
+            server_no_context_takeover: true,
+            client_no_context_takeover: true,
+            compression_threshold: COMPRESSION_THRESHOLD_BYTES,
+            pool: Some(DeflatePool::new(2 * workers)),
+            ..DeflateOptions::default()
+        };
+        let options = Options {
+            compression: Some(deflate),
+            ..Options::default()
+                .with_limits(frame_limit, frame_limit)
+                .with_read_buffer_capacity(BUFFER_BYTES)
+                .with_write_buffer_capacity(BUFFER_BYTES)
+        };
+        Self {
+            message_limit,
+            options,
+        }
+    }
+}
+
+impl Socket {
+    /// Takes over a connection whose handshake has been answered.
+    pub(crate) fn open(
+        upgraded: Upgraded,
+        handshake: &Handshake,
+        settings: &Arc<SocketSettings>,
+    ) -> Self {
+        let parts = upgraded.downcast::<TokioIo<TcpStream>>();
+        let parts = parts.expect("every connection is served on a bare TCP stream");
+        let wire = Wire::new(parts.io.into_inner());
+        let codec = WebSocket::from_stream_with_extensions(
+            wire.with_rest(parts.read_buf),
+            Role::Server,
+            handshake.extensions.as_deref(),
+            settings.options.clone(),
+        );
+        Self {
+            codec: codec
+                .expect("compression is configured if it was agreed on")
+                .into_streaming(),
+            wire,
+            message_limit: settings.message_limit,
+            message: Assembly::Between,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            read_ahead: 0,
+            frames_read: 0,
+            sent_all: true,
+        }
+    }
+
+    /// Queues one text message. It leaves as [`Socket::poll_next`] is polled.
+    pub(crate) fn queue(&mut self, mut text: Bytes) {
+        self.queued_bytes += text.len();
+        let first = text.split_to(text.len().min(MAX_FRAME_BYTES));
+        self.queue
+            .push_back(Frame::text(first).with_fin(text.is_empty()));
+        while !text.is_empty() {
+            let next = text.split_to(text.len().min(MAX_FRAME_BYTES));
+            self.queue
+                .push_back(Frame::continuation(next).with_fin(text.is_empty()));
+        }
+    }
+
+    /// Bytes queued and not yet handed to the codec, which holds little more than one frame.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// Queues a Ping, unless the peer is behind with what it was sent before.
+    pub(crate) fn ping(&mut self) {
+        if self.sent_all {
+            self.queue.push_back(Frame::ping(""));
+        }
+    }
+
+    /// Whether something waits for the peer to take it.
+    pub(crate) fn owes(&self) -> bool {
+        !self.sent_all
+    }
+
+    /// Rises as the peer takes what it is sent.
+    pub(crate) fn bytes_taken(&self) -> u64 {
+        self.wire.bytes_taken()
+    }
+
+    /// Rises with every frame of the peer, Pongs included.
+    pub(crate) fn frames_read(&self) -> u64 {
+        self.frames_read
+    }
+
+    /// Sends what is queued as far as the peer takes it, and reads what has come.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+        match self.poll_send(cx) {
+            Poll::Ready(Ok(())) => self.read_ahead = 0,
+            Poll::Ready(Err(_)) => return Poll::Ready(Incoming::Lost),
+            Poll::Pending => {}
+        }
+        while self.read_ahead < READ_AHEAD {
+            let frame = match ready!(self.codec.poll_next_frame(cx)) {
+                Ok(frame) => frame,
+                Err(WebSocketError::ConnectionClosed | WebSocketError::IoError(_)) => {
+                    return Poll::Ready(Incoming::Lost);
+                }
+                Err(_) => return Poll::Ready(Incoming::Closing),
+            };
+            self.frames_read += 1;
+            match frame.opcode() {
+                OpCode::Close => return Poll::Ready(Incoming::Closing),
+                OpCode::Ping => self.read_ahead += 1,
+                OpCode::Pong => {}
+                OpCode::Text | OpCode::Binary | OpCode::Continuation => {
+                    if let Some(incoming) = self.take_in(frame) {
+                        self.read_ahead += 1;
+                        return Poll::Ready(incoming);
+                    }
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Ready when nothing is owed to the peer any more.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WebSocketError>> {
+        self.sent_all = false;
+        loop {
+            ready!(self.codec.poll_ready_unpin(cx))?;
+            let Some(frame) = self.queue.pop_front() else {
+                break;
+            };
+            if !frame.opcode().is_control() {
+                self.queued_bytes -= frame.payload().len();
+            }
+            self.codec.start_send_unpin(frame)?;
+        }
+        ready!(self.codec.poll_flush_unpin(cx))?;
+        self.sent_all = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Adds a data frame to its message; gives out the message with its last frame.
+    fn take_in(&mut self, frame: Frame) -> Option<Incoming> {
+        let (opcode, last, payload) = frame.into_parts();
+        let begins = opcode != OpCode::Continuation;
+        let so_far = match (mem::replace(&mut self.message, Assembly::Between), begins) {
+            (Assembly::Between, true) => Some(BytesMut::new()),
+            (Assembly::Within(bytes), false) => Some(bytes),
+            (Assembly::Oversized, false) => None,
+            _ => {
+                self.break_off(CloseCode::Protocol, "a frame out of order");
+                return Some(Incoming::Closing);
+            }
+        };
+        let room = |bytes: &BytesMut| bytes.len() + payload.len() <= self.message_limit;
+        let whole = match so_far.filter(room) {
+            None if last => return Some(Incoming::Oversized),
+            None => {
+                self.message = Assembly::Oversized;
+                return None;
+            }
+            Some(bytes) if last && bytes.is_empty() => payload,
+            Some(mut bytes) => {
+                bytes.extend_from_slice(&payload);
+                if !last {
+                    self.message = Assembly::Within(bytes);
+                    return None;
+                }
+                bytes.freeze()
+            }
+        };
+        Some(match std::str::from_utf8(&whole) {
+            Ok(_) => Incoming::Message(whole),
+            Err(_) => Incoming::NotUtf8,
+        })
+    }
+
+    /// Drops what is queued and queues a Close frame instead.
+    fn break_off(&mut self, code: CloseCode, reason: &str) {
+        self.queue.clear();
+        self.queued_bytes = 0;
+        self.queue.push_back(Frame::close(code, reason));
+    }
+
+    /// Sends what is queued and a Close frame, waits for the peer's, and hangs up.
+    ///
+    /// The wait matters: a client that inflates in the background loses the last message if
+    /// the connection ends right behind it.
+    pub(crate) async fn close(mut self, code: u16, reason: &str) {
+        self.queue.push_back(Frame::close(code.into(), reason));
+        let sent = timeout(CLOSE_PATIENCE, poll_fn(|cx| self.poll_send(cx))).await;
+        if matches!(sent, Ok(Ok(()))) {
+            let answered = async { while !self.sees_close().await {} };
+            let _ = timeout(CLOSE_PATIENCE, answered).await;
+        }
+        self.hang_up().await;
+    }
+
+    /// Reads one frame and drops it; true if no more will come.
+    async fn sees_close(&mut self) -> bool {
+        let frame = poll_fn(|cx| self.codec.poll_next_frame(cx)).await;
+        frame.map_or(true, |frame| frame.opcode() == OpCode::Close)
+    }
+
+    /// After [`Incoming::Closing`]: sends the Close frame that is ready, and hangs up.
+    pub(crate) async fn finish(mut self) {
+        // Nothing but that frame may be sent any more.
+        self.queue.retain(|frame| frame.opcode() == OpCode::Close);
+        let _ = timeout(CLOSE_PATIENCE, poll_fn(|cx| self.poll_send(cx))).await;
+        self.hang_up().await;
+    }
+
+    async fn hang_up(self) {
+        let Self { codec, wire, .. } = self;
+        drop(codec);
+        let _ = timeout(CLOSE_PATIENCE, wire.hang_up()).await;
+    }
+}
