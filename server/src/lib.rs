@@ -1,3 +1,16 @@
 //! See ARCHITECTURE.md.
 
+pub mod auth;
+pub mod cli;
+mod clock;
+mod connection;
+pub mod engine;
+mod http;
 pub mod model_files;
+mod quantity;
+mod runner;
+pub mod serve;
+pub mod start;
+pub mod store;
+pub mod telemetry;
+mod websocket;

@@ -1,0 +1,217 @@
+//! The command line. Every flag of `serve` that is worth setting once can also be set by an
+//! environment variable.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use turnwire_protocol::limits::Limits;
+
+use crate::engine::spec::EngineSpec;
+use crate::quantity;
+
+/// Responses WebSocket mode for any model.
+#[derive(Debug, Parser)]
+#[command(name = "turnwire", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Answer /v1/responses, over WebSocket and HTTP
+    Serve(Box<ServeArgs>),
+    /// Print the version
+    Version,
+}
+
+#[derive(Args, Debug)]
+pub struct ServeArgs {
+    /// Address to listen on; addresses other than loopback need --api-key-file or --no-auth
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "TURNWIRE_LISTEN",
+        default_value = "127.0.0.1:8080"
+    )]
+    pub listen: SocketAddr,
+
+    /// What serves a model: llama:NAME, llama:PATH, llama:hf:OWNER/REPO[:FILE] or
+    /// scripted[:FILE]; NAME= in front gives the model its name; may be repeated
+    #[arg(long = "engine", value_name = "[NAME=]SPEC", env = "TURNWIRE_ENGINE")]
+    pub engines: Vec<EngineSpec>,
+
+    /// Where stored responses live: memory[:BYTES]; the oldest go above BYTES
+    #[arg(
+        long,
+        value_name = "SPEC",
+        env = "TURNWIRE_STORE",
+        default_value = "memory:1GiB"
+    )]
+    pub store: StoreSpec,
+
+    /// File of API keys, one per line; each owns the responses it creates
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TURNWIRE_API_KEY_FILE",
+        conflicts_with = "no_auth"
+    )]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Serve everyone who can connect, on any address
+    #[arg(long)]
+    pub no_auth: bool,
+
+    #[command(flatten)]
+    pub limits: LimitArgs,
+
+    #[cfg(feature = "engine-llama")]
+    #[command(flatten)]
+    pub local: LocalArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// Connections at once; more are answered 503
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    pub max_connections: usize,
+
+    /// Bytes of one message or request body
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, default_value = "64MiB")]
+    max_message_bytes: u64,
+
+    /// Age at which a WebSocket connection is closed; 0 for no limit
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration, default_value = "60m")]
+    connection_age: Duration,
+
+    /// What turns that run at that age still get
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration, default_value = "5m")]
+    age_grace: Duration,
+
+    /// Responses running at once on one connection; more wait
+    #[arg(long, value_name = "COUNT", default_value_t = 16)]
+    max_running: usize,
+
+    /// Responses waiting on one connection; more are refused
+    #[arg(long, value_name = "COUNT", default_value_t = 256)]
+    max_queued: usize,
+
+    /// Distinct stream_ids of one connection
+    #[arg(long, value_name = "COUNT", default_value_t = 32)]
+    max_lanes: usize,
+
+    /// Refuse unknown members of a request instead of ignoring them
+    #[arg(long)]
+    strict: bool,
+}
+
+#[cfg(feature = "engine-llama")]
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Embedded engine")]
+pub struct LocalArgs {
+    /// Threads that compute [default: one less than cores]
+    #[arg(long, value_name = "COUNT", env = "TURNWIRE_THREADS")]
+    pub threads: Option<u32>,
+
+    /// Tokens of all conversations kept ready at once [default: by memory]
+    #[arg(long, value_name = "TOKENS", env = "TURNWIRE_KV_CELLS")]
+    pub kv_cells: Option<u32>,
+
+    /// Memory for conversations that are not ready but can be taken up again without computing
+    /// [default: a quarter of memory]
+    #[arg(long, value_name = "BYTES", env = "TURNWIRE_KV_RAM", value_parser = quantity::bytes)]
+    pub kv_ram: Option<u64>,
+}
+
+/// What follows `--store`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreSpec {
+    Memory { budget_bytes: u64 },
+}
+
+impl LimitArgs {
+    pub fn limits(&self) -> Limits {
+        Limits {
+            connection_age: Some(self.connection_age).filter(|age| !age.is_zero()),
+            age_grace: self.age_grace,
+            running_responses: self.max_running,
+            lane_names: self.max_lanes,
+            queued_creates: self.max_queued,
+            message_bytes: usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX),
+            strict: self.strict,
+        }
+    }
+}
+
+impl FromStr for StoreSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once(':').unwrap_or((text, "1GiB")) {
+            ("memory", budget) => Ok(Self::Memory {
+                budget_bytes: quantity::bytes(budget)?,
+            }),
+            _ => Err(format!(
+                "`{text}` is no store; write `memory` or `memory:BYTES`"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn serve(flags: &[&str]) -> Result<ServeArgs, clap::Error> {
+        let words = ["turnwire", "serve"].iter().chain(flags);
+        match Cli::try_parse_from(words)?.command {
+            Command::Serve(args) => Ok(*args),
+            Command::Version => unreachable!("the words say serve"),
+        }
+    }
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_protocol() {
+        let args = serve(&[]).unwrap();
+        assert_eq!(
+            format!("{:?}", args.limits.limits()),
+            format!("{:?}", Limits::default())
+        );
+        assert!(args.listen.ip().is_loopback());
+        assert_eq!(args.store, "memory".parse().unwrap());
+    }
+
+    #[test]
+    fn limits_can_be_set_and_lifted() {
+        let args = serve(&["--connection-age", "0", "--max-message-bytes", "1MiB"]).unwrap();
+        let limits = args.limits.limits();
+        assert_eq!(limits.connection_age, None);
+        assert_eq!(limits.message_bytes, 1 << 20);
+    }
+
+    #[test]
+    fn a_wrong_flag_is_a_usage_error_that_names_it() {
+        for (flags, named) in [
+            (["--store", "sqlite:x"], "memory:BYTES"),
+            (["--engine", "vllm:x"], "--engine"),
+            (["--connection-age", "1d"], "--connection-age"),
+            (["--listen", "8080"], "--listen"),
+        ] {
+            let error = serve(&flags).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(named), "{error}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Answer: HTTP responses, and the failures that only HTTP knows.
+
+use bytes::Bytes;
+use http_body_util::{Either, Full};
+use hyper::header::{
+    ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+};
+use hyper::{Response, StatusCode};
+use turnwire_protocol::failure::Failure;
+
+use super::exchange::EventStream;
+use crate::websocket::{Handshake, NotAWebSocket};
+
+pub(crate) type Answer = Response<Either<Full<Bytes>, EventStream>>;
+
+/// What one line of an error message repeats of what a client sent.
+const QUOTED_CHARS: usize = 200;
+
+pub(super) fn json(status: u16, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Answer::new(Either::Left(Full::new(body.into())));
+    *answer.status_mut() = StatusCode::from_u16(status).expect("failures have HTTP statuses");
+    let json = HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(CONTENT_TYPE, json);
+    answer
+}
+
+pub(super) fn failure(failure: &Failure) -> Answer {
+    let mut answer = json(failure.status, failure.http_body());
+    if let Some(seconds) = failure.retry_after_seconds {
+        answer.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    answer
+}
+
+/// Server-sent events.
+pub(super) fn events(events: EventStream) -> Answer {
+    let mut answer = Answer::new(Either::Right(events));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert("cache-control", HeaderValue::from_static("no-cache"));
+    answer
+}
+
+pub(super) fn switching_protocols(handshake: &Handshake) -> Answer {
+    let mut answer = Answer::new(Either::Left(Full::default()));
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *answer.headers_mut() = handshake.headers();
+    answer
+}
+
+/// Clients that get this answer on purpose use HTTP instead, so its body says what to do.
+pub(super) fn upgrade_required(reason: NotAWebSocket) -> Answer {
+    let message = match reason {
+        NotAWebSocket::WrongVersion => "Only version 13 of the WebSocket protocol is spoken here.",
+        _ => {
+            "GET /v1/responses opens a WebSocket and needs its upgrade headers. \
+             Use POST for a single response."
+        }
+    };
+    let mut answer = failure(&invalid_request(426, "upgrade_required", message.into()));
+    let headers = answer.headers_mut();
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    answer
+}
+
+pub(super) fn unauthorized() -> Answer {
+    let message = "Missing or unknown API key. Send it as 'Authorization: Bearer KEY'.";
+    let mut answer = failure(&Failure {
+        kind: "authentication_error",
+        ..invalid_request(401, "invalid_api_key", message.into())
+    });
+    let bearer = HeaderValue::from_static("Bearer");
+    answer.headers_mut().insert(WWW_AUTHENTICATE, bearer);
+    answer
+}
+
+pub(super) fn method_not_allowed(allowed: &'static str) -> Answer {
+    let message = format!("This path answers {allowed}.");
+    let mut answer = failure(&invalid_request(405, "method_not_allowed", message));
+    answer
+        .headers_mut()
+        .insert(ALLOW, HeaderValue::from_static(allowed));
+    answer
+}
+
+pub(super) fn no_such_path(path: &str) -> Failure {
+    let message = format!("There is nothing at '{path:.QUOTED_CHARS$}'.");
+    invalid_request(404, "not_found", message)
+}
+
+pub(super) fn response_not_found(id: &str) -> Failure {
+    let message = format!("Response with id '{id:.QUOTED_CHARS$}' not found.");
+    invalid_request(404, "response_not_found", message)
+}
+
+pub(super) fn model_not_found(name: &str) -> Failure {
+    let message = format!("The model '{name:.QUOTED_CHARS$}' is not served here.");
+    invalid_request(404, "model_not_found", message)
+}
+
+pub(super) fn invalid_key() -> Failure {
+    let message = "The header 'Sec-WebSocket-Key' must be 16 bytes in base64.";
+    invalid_request(400, "invalid_websocket_key", message.into())
+}
+
+pub(super) fn unsupported_encoding(encoding: &str) -> Failure {
+    let message = format!(
+        "Content-Encoding '{encoding:.QUOTED_CHARS$}' is not supported. Send the body uncompressed."
+    );
+    invalid_request(415, "unsupported_content_encoding", message)
+}
+
+pub(super) fn body_timeout() -> Failure {
+    let message = "The body did not arrive in time.";
+    invalid_request(408, "request_timeout", message.into())
+}
+
+pub(super) fn too_many_connections() -> Failure {
+    Failure {
+        kind: "server_error",
+        retry_after_seconds: Some(1),
+        ..invalid_request(
+            503,
+            "too_many_connections",
+            "The server has as many connections as it takes. Try again later.".into(),
+        )
+    }
+}
+
+fn invalid_request(status: u16, code: &'static str, message: String) -> Failure {
+    Failure {
+        status,
+        kind: "invalid_request_error",
+        code,
+        message,
+        param: None,
+        retry_after_seconds: None,
+    }
+}

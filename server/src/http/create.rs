@@ -1,0 +1,61 @@
+//! `POST /v1/responses`: one create and its answer, as JSON or as server-sent events.
+//!
+//! The very session that serves a socket serves the request; only the last step differs.
+
+use std::sync::Arc;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use serde::Deserialize;
+use turnwire_protocol::failure::Failure;
+
+use super::answer::{self, Answer};
+use super::body::{self, Unreadable};
+use super::exchange::{EventStream, Exchange};
+use crate::auth::Tenant;
+use crate::serve::Server;
+
+/// The one member that only HTTP reads. All the others are the session's.
+#[derive(Deserialize)]
+struct Transport {
+    #[serde(default)]
+    stream: Option<bool>,
+}
+
+pub(super) async fn create(
+    server: Arc<Server>,
+    owner: Tenant,
+    request: Request<Incoming>,
+) -> Answer {
+    let body = match body::read(request, server.limits.message_bytes).await {
+        Ok(body) => body,
+        Err(Unreadable::Refused(failure)) => return answer::failure(&failure),
+        // Nobody is there to read this.
+        Err(Unreadable::Gone) => return answer::failure(&answer::body_timeout()),
+    };
+    // A body that is no JSON object, or whose `stream` is no boolean, is the session's to refuse.
+    let transport = serde_json::from_slice::<Transport>(&body);
+    let stream = transport.is_ok_and(|transport| transport.stream == Some(true));
+    let mut exchange = Exchange::begin(server, owner, body);
+    let Some(first) = exchange.next().await else {
+        return answer::failure(&Failure::server_shutting_down());
+    };
+    if let Some(failure) = &first.failure {
+        return answer::failure(failure);
+    }
+    if stream {
+        return answer::events(EventStream::new(first, exchange));
+    }
+    let mut last = first;
+    while !last.is_terminal() {
+        last = match exchange.next().await {
+            Some(event) => event,
+            None => return answer::failure(&Failure::server_shutting_down()),
+        };
+    }
+    match (&last.failure, last.response()) {
+        (Some(failure), _) => answer::failure(failure),
+        (None, Some(response)) => answer::json(200, response),
+        (None, None) => answer::failure(&Failure::server_error("The response has no end.")),
+    }
+}

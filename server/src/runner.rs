@@ -1,0 +1,167 @@
+//! Runner: carries out what a session decides, with engines, the store and the log.
+//!
+//! It owns one [`Session`] and everything that runs for it. What the session wants sent waits
+//! in a queue for whoever owns the transport: the WebSocket's task, or an HTTP answer. An owner
+//! who does not poll holds the engines back, and one who drops the runner cancels its turns.
+
+mod turns;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tokio::time::Instant;
+use turnwire_protocol::action::{Action, TurnKey};
+use turnwire_protocol::chain::Chain;
+use turnwire_protocol::event::Event;
+use turnwire_protocol::session::{SaveFailed, Session, Transport};
+
+use crate::auth::Tenant;
+use crate::clock::RandomIds;
+use crate::serve::Server;
+use turns::Turns;
+
+/// Bytes of events made before they are sent. What engines have ready leaves in one write, and
+/// a turn that never waits lets its connection be heard in between.
+const BATCH_BYTES: usize = 16 << 10;
+
+pub(crate) struct Runner {
+    server: Arc<Server>,
+    owner: Tenant,
+    session: Session,
+    turns: Turns,
+    replies: FuturesUnordered<BoxFuture<'static, Reply>>,
+    outgoing: VecDeque<Event>,
+    outgoing_bytes: usize,
+    close: Option<Close>,
+}
+
+/// The session's wish to end the connection, once everything queued is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Close {
+    pub(crate) code: u16,
+    pub(crate) reason: &'static str,
+}
+
+/// What a store says.
+enum Reply {
+    Loaded(TurnKey, Option<Chain>),
+    Saved(TurnKey, Result<(), SaveFailed>),
+}
+
+impl Runner {
+    pub(crate) fn new(server: Arc<Server>, owner: Tenant, transport: Transport) -> Self {
+        let session = Session::new(transport, server.limits.clone(), server.clock.now());
+        let mut runner = Self {
+            server,
+            owner,
+            session,
+            turns: Turns::default(),
+            replies: FuturesUnordered::new(),
+            outgoing: VecDeque::new(),
+            outgoing_bytes: 0,
+            close: None,
+        };
+        runner.carry_out();
+        runner
+    }
+
+    pub(crate) fn handle_message(&mut self, message: Bytes) {
+        let now = self.server.clock.now();
+        self.session.handle_message(now, &mut RandomIds, message);
+        self.carry_out();
+    }
+
+    pub(crate) fn handle_oversized(&mut self) {
+        self.session.handle_oversized(self.server.clock.now());
+        self.carry_out();
+    }
+
+    /// To be called when [`Runner::deadline`] has passed.
+    pub(crate) fn handle_timeout(&mut self) {
+        self.session.handle_timeout(self.server.clock.now());
+        self.carry_out();
+    }
+
+    pub(crate) fn handle_drain(&mut self) {
+        self.session.handle_drain(self.server.clock.now());
+        self.carry_out();
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let elapsed = self.session.deadline()?;
+        Some(self.server.clock.instant(elapsed))
+    }
+
+    /// The next event to send.
+    pub(crate) fn next_event(&mut self) -> Option<Event> {
+        let event = self.outgoing.pop_front()?;
+        self.outgoing_bytes -= event.json.len();
+        Some(event)
+    }
+
+    /// Set once the connection is to end, after all events.
+    pub(crate) fn close(&self) -> Option<Close> {
+        self.close
+    }
+
+    /// Lets engines and the store go on. Ready if they did, with or without a new event.
+    pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut progress = Poll::Pending;
+        while self.outgoing_bytes < BATCH_BYTES {
+            let now = self.server.clock.now();
+            if let Poll::Ready(Some(reply)) = self.replies.poll_next_unpin(cx) {
+                let ids = &mut RandomIds;
+                match reply {
+                    Reply::Loaded(turn, parent) => {
+                        self.session.handle_loaded(now, ids, turn, parent);
+                    }
+                    Reply::Saved(turn, saved) => self.session.handle_saved(now, ids, turn, saved),
+                }
+            } else if let Poll::Ready((turn, output)) = self.turns.poll_next(cx) {
+                self.session
+                    .handle_output(now, &mut RandomIds, turn, output);
+            } else {
+                break;
+            }
+            self.carry_out();
+            progress = Poll::Ready(());
+        }
+        progress
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(action) = self.session.poll_action() {
+            match action {
+                Action::Load { turn, id } => {
+                    let (server, owner) = (Arc::clone(&self.server), self.owner);
+                    let load = async move {
+                        let stored = server.store.load(owner, &id).await;
+                        Reply::Loaded(turn, stored.map(|stored| stored.chain))
+                    };
+                    self.replies.push(load.boxed());
+                }
+                Action::Start { turn, request } => {
+                    self.turns.start(turn, self.server.engines.start(*request));
+                }
+                Action::Stop { turn } => self.turns.stop(turn),
+                Action::Save { turn, record } => {
+                    let (server, owner) = (Arc::clone(&self.server), self.owner);
+                    let save =
+                        async move { Reply::Saved(turn, server.store.save(owner, record).await) };
+                    self.replies.push(save.boxed());
+                }
+                Action::Send(event) => {
+                    self.outgoing_bytes += event.json.len();
+                    self.outgoing.push_back(event);
+                }
+                Action::Ended { turn, summary } => self.turns.end(turn).log(&summary),
+                Action::Close { code, reason } => self.close = Some(Close { code, reason }),
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Turns: the engine streams of one session, and how long each turn took.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::time::Instant;
+use turnwire_protocol::action::{TurnKey, TurnSummary};
+use turnwire_protocol::engine::{EngineFailure, EngineFailureKind, EngineOutput};
+
+/// A client chooses the name of the model it asks for, so only this much of it is logged.
+const LOGGED_MODEL_CHARS: usize = 100;
+
+/// Few at a time (16 by default), so that looking at all of them is cheap.
+#[derive(Default)]
+pub(super) struct Turns {
+    turns: Vec<Turn>,
+    /// Where the next look begins, so that no turn waits for another that is always ready.
+    first: usize,
+}
+
+/// From its start until the session says that it ended.
+struct Turn {
+    key: TurnKey,
+    /// None once the engine is done or is not wanted any more.
+    output: Option<BoxStream<'static, EngineOutput>>,
+    timing: Timing,
+}
+
+/// When things happened in a turn; empty for one that no engine began.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Timing {
+    began: Option<Instant>,
+    first_token: Option<Instant>,
+}
+
+impl Turns {
+    pub(super) fn start(&mut self, key: TurnKey, output: BoxStream<'static, EngineOutput>) {
+        self.turns.push(Turn {
+            key,
+            output: Some(output),
+            timing: Timing {
+                began: Some(Instant::now()),
+                first_token: None,
+            },
+        });
+    }
+
+    /// Drops the engine's stream, which cancels it.
+    pub(super) fn stop(&mut self, key: TurnKey) {
+        if let Some(turn) = self.turns.iter_mut().find(|turn| turn.key == key) {
+            turn.output = None;
+        }
+    }
+
+    pub(super) fn end(&mut self, key: TurnKey) -> Timing {
+        let at = self.turns.iter().position(|turn| turn.key == key);
+        at.map(|at| self.turns.swap_remove(at).timing)
+            .unwrap_or_default()
+    }
+
+    /// The next output of any engine. An engine that ends without saying so has failed.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(TurnKey, EngineOutput)> {
+        for step in 0..self.turns.len() {
+            let at = (self.first + step) % self.turns.len();
+            if let Poll::Ready(output) = self.turns[at].poll_next(cx) {
+                self.first = at + 1;
+                return Poll::Ready((self.turns[at].key, output));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Turn {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<EngineOutput> {
+        let Some(stream) = &mut self.output else {
+            return Poll::Pending;
+        };
+        let Poll::Ready(output) = stream.poll_next_unpin(cx) else {
+            return Poll::Pending;
+        };
+        let output = output.unwrap_or_else(|| {
+            EngineOutput::Failed(EngineFailure {
+                kind: EngineFailureKind::Internal,
+                message: "The engine stopped in the middle of the turn.".into(),
+                param: None,
+            })
+        });
+        match output {
+            EngineOutput::Finished { .. } | EngineOutput::Failed(_) => self.output = None,
+            EngineOutput::Started | EngineOutput::ItemDone => {}
+            _ => {
+                self.timing.first_token.get_or_insert_with(Instant::now);
+            }
+        }
+        Poll::Ready(output)
+    }
+}
+
+impl Timing {
+    /// The one line of the log for a turn. It holds nothing of what was said.
+    pub(super) fn log(self, summary: &TurnSummary) {
+        let began = self.began.unwrap_or_else(Instant::now);
+        let first_token = self.first_token.map(|first_token| first_token - began);
+        let model: String = summary.model.chars().take(LOGGED_MODEL_CHARS).collect();
+        tracing::info!(
+            target: "turnwire::turn",
+            model = ?model,
+            response.id = %summary.id,
+            outcome = %summary.outcome,
+            tokens.input = summary.usage.input_tokens,
+            tokens.cached = summary.usage.cached_tokens,
+            tokens.output = summary.usage.output_tokens,
+            first_token_ms = first_token.map(milliseconds),
+            total_ms = milliseconds(began.elapsed()),
+            turns = summary.turns,
+            stored = summary.stored,
+            "turn"
+        );
+    }
+}
+
+/// To a hundredth.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 100_000.0).round() / 100.0
+}

@@ -1,0 +1,190 @@
+//! Serve: the accept loop, what all connections share, and the way they all end.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use turnwire_protocol::limits::Limits;
+
+use crate::auth::Access;
+use crate::clock::Clock;
+use crate::engine::Engines;
+use crate::http;
+use crate::store::Store;
+use crate::websocket::SocketSettings;
+
+/// How long the head of a request may take to arrive, and how long an HTTP connection may idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Bytes of a request's head: clients send some kilobytes of telemetry headers.
+const MAX_HEAD_BYTES: usize = 64 << 10;
+
+/// What connections get to end by themselves once the server shuts down. Two seconds to send
+/// what is queued and two for the peer's Close frame fit into it.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(4500);
+
+/// A peer whose host vanished while nothing was under way is found out after two minutes.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// Pause after a failed accept, which fails again at once while file descriptors are short.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Connections beyond the limit that are answered 503 at a time. More are dropped.
+const REFUSALS_AT_ONCE: usize = 64;
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub struct Server {
+    pub(crate) engines: Engines,
+    pub(crate) store: Store,
+    pub(crate) access: Access,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) sockets: Arc<SocketSettings>,
+    /// Everything that runs for a connection, so that shutting down waits for all of it.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) drain: CancellationToken,
+    places: Arc<Semaphore>,
+    refusals: Arc<Semaphore>,
+}
+
+/// A connection's share of the limit on connections, for as long as the connection lasts.
+#[derive(Debug)]
+pub(crate) struct Place {
+    granted: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Server {
+    pub fn new(
+        engines: Engines,
+        store: Store,
+        access: Access,
+        limits: Limits,
+        max_connections: usize,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            engines,
+            store,
+            access,
+            clock: Clock::start(),
+            sockets: Arc::new(SocketSettings::new(limits.message_bytes)),
+            limits,
+            tasks: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            places: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
+            refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
+        })
+    }
+
+    pub fn engines(&self) -> &Engines {
+        &self.engines
+    }
+
+    /// Ready once the server shuts down.
+    pub(crate) fn draining(&self) -> impl Future<Output = ()> {
+        self.drain.cancelled()
+    }
+
+    fn place(&self) -> Option<Place> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let granted = place.is_ok();
+        let permit = place.or_else(|_| Arc::clone(&self.refusals).try_acquire_owned());
+        permit.ok().map(|permit| Place {
+            granted,
+            _permit: permit,
+        })
+    }
+}
+
+impl Place {
+    /// False beyond the limit: the connection is there to be told so.
+    pub(crate) fn granted(&self) -> bool {
+        self.granted
+    }
+}
+
+/// Serves until `shutdown` is ready, then ends every connection, within five seconds.
+pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: impl Future<Output = ()>) {
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut shutdown => break,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if let Some(place) = server.place() {
+                    prepare(&stream);
+                    server
+                        .tasks
+                        .spawn(http_connection(stream, Arc::clone(&server), place));
+                }
+            }
+            // A client that left while it waited is no concern of ours.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    server.drain.cancel();
+    server.tasks.close();
+    if timeout(DRAIN_TIMEOUT, server.tasks.wait()).await.is_err() {
+        tracing::warn!(connections = server.tasks.len(), "connections were cut off");
+    }
+}
+
+/// Options that a connection does without if the platform refuses them.
+fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+}
+
+async fn http_connection(stream: TcpStream, server: Arc<Server>, place: Place) {
+    let place = Arc::new(place);
+    let head_timeout = if place.granted() {
+        HEAD_TIMEOUT
+    } else {
+        REFUSAL_TIMEOUT
+    };
+    let service =
+        service_fn(|request| http::handle(Arc::clone(&server), Arc::clone(&place), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_timeout)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .keep_alive(place.granted())
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = server.draining() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "HTTP connection failed");
+    }
+}

@@ -1,0 +1,145 @@
+//! Start: from flags to a server that answers, and to the reason why it ended.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+
+use crate::auth::Access;
+use crate::cli::{ServeArgs, StoreSpec};
+use crate::clock::Clock;
+use crate::engine::Engines;
+use crate::engine::load::Loading;
+use crate::engine::spec::EngineSpec;
+use crate::serve::{self, Server};
+use crate::store::{MemoryStore, Store};
+
+/// Why a server did not start, or stopped without being told to.
+#[derive(Debug)]
+pub enum StartError {
+    /// The flags make no sense together; exit code 2.
+    Usage(String),
+    /// Exit code 1.
+    Failed(anyhow::Error),
+}
+
+/// Serves until SIGTERM or Ctrl-C.
+pub fn serve(args: ServeArgs) -> Result<(), StartError> {
+    let access = access(&args)?;
+    let loading = loading(&args)?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let served = runtime.block_on(run(args, access, loading));
+    // A model may still be loading, on a thread that cannot be interrupted.
+    runtime.shutdown_background();
+    Ok(served?)
+}
+
+fn access(args: &ServeArgs) -> Result<Access, StartError> {
+    match &args.api_key_file {
+        Some(file) => Ok(Access::from_key_file(file).map_err(anyhow::Error::from)?),
+        None if args.no_auth || args.listen.ip().is_loopback() => Ok(Access::Open),
+        None => Err(StartError::Usage(format!(
+            "--listen {}: other machines can reach this address, and no keys are set. Give \
+             --api-key-file FILE (one key per line), or --no-auth to serve everyone",
+            args.listen
+        ))),
+    }
+}
+
+/// Reads what can be read at once, so that a typing error shows before anything is downloaded.
+fn loading(args: &ServeArgs) -> Result<Vec<Loading>, StartError> {
+    let specs = if args.engines.is_empty() {
+        default_engines()?
+    } else {
+        args.engines.clone()
+    };
+    let created = Clock::start().now().unix_seconds;
+    let mut loading = Vec::new();
+    let mut names = HashSet::new();
+    for spec in specs {
+        let engine = Loading::prepare(spec, created, args).map_err(anyhow::Error::from)?;
+        if !names.insert(engine.model().name.clone()) {
+            return Err(StartError::Usage(format!(
+                "--engine: two engines serve the model '{name}'. Give one of them another name: \
+                 --engine NAME=SPEC",
+                name = engine.model().name
+            )));
+        }
+        loading.push(engine);
+    }
+    Ok(loading)
+}
+
+#[cfg(feature = "engine-llama")]
+fn default_engines() -> Result<Vec<EngineSpec>, StartError> {
+    Ok(vec![EngineSpec::default_model()])
+}
+
+#[cfg(not(feature = "engine-llama"))]
+fn default_engines() -> Result<Vec<EngineSpec>, StartError> {
+    Err(StartError::Usage(
+        "this build has no embedded engine and so no default model. Give --engine scripted".into(),
+    ))
+}
+
+async fn run(args: ServeArgs, access: Access, loading: Vec<Loading>) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .with_context(|| format!("--listen {}: cannot listen on this address", args.listen))?;
+    let StoreSpec::Memory { budget_bytes } = args.store;
+    let names = loading
+        .iter()
+        .map(|engine| Arc::clone(&engine.model().name));
+    let server = Server::new(
+        Engines::expected(names),
+        Store::Memory(MemoryStore::new(budget_bytes)),
+        access,
+        args.limits.limits(),
+        args.limits.max_connections,
+    );
+    tracing::info!(address = %listener.local_addr()?, "listening");
+    let mut reason = Ok(());
+    serve::serve(listener, Arc::clone(&server), async {
+        tokio::select! {
+            stopped = stop_signal() => reason = stopped.context("cannot wait for signals"),
+            Err(error) = load(loading, &server) => reason = Err(error),
+        }
+    })
+    .await;
+    reason
+}
+
+/// Loads one engine after the other.
+async fn load(loading: Vec<Loading>, server: &Server) -> anyhow::Result<()> {
+    for engine in loading {
+        let engine = engine.load().await?;
+        let model = engine.model().name.clone();
+        server.engines().put(engine);
+        tracing::info!(%model, "ready");
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+async fn stop_signal() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        pressed = tokio::signal::ctrl_c() => pressed,
+    }
+}
+
+#[cfg(not(unix))]
+async fn stop_signal() -> io::Result<()> {
+    tokio::signal::ctrl_c().await
+}
+
+impl From<anyhow::Error> for StartError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
