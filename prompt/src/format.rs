@@ -21,7 +21,7 @@ use self::messages::Message;
 use self::shape::{Mode, Shape, Stub};
 use self::template::Template;
 use crate::plan::{self, Manner, Reasoning};
-use crate::{Before, Bounds, Plan, Refusal, SpecialTokens, Text};
+use crate::{Before, Bounds, Plan, Refusal, SpecialTokens, Text, grammar};
 
 pub(crate) use self::calls::{
     CALL_CLOSE, CALL_OPEN, CallStyle, PYTHON_TAG, THINK_CLOSE, THINK_OPEN,
@@ -186,6 +186,7 @@ impl ChatFormat {
         let manner = Manner {
             style: self.style.clone(),
             reasoning,
+            parallel_calls: self.shape.parallel_calls,
             control_markers: self.control_markers.clone(),
             bounds: self.bounds,
         };
@@ -194,6 +195,17 @@ impl ChatFormat {
             plan.opening.insert_str(0, opening);
         }
         Ok(plan)
+    }
+
+    /// The refusal of a request whose plan has a grammar that `compile` refuses: it names the
+    /// schema at fault, found by compiling them one by one.
+    pub fn blame(
+        &self,
+        request: &TurnRequest,
+        compile: impl Fn(&str) -> Result<(), String>,
+    ) -> Refusal {
+        let answer = plan::answer(&request.format);
+        grammar::blame(&request.tools, answer, self.bounds, compile)
     }
 
     /// Messages in the forms that this template can write.

@@ -14,12 +14,9 @@ use turnwire_protocol::engine::EngineFailureKind;
 use turnwire_protocol::tool::Tools;
 
 use self::schema::Schema;
-use crate::Refusal;
 use crate::format::{CALL_CLOSE, CALL_OPEN, CallStyle, PYTHON_TAG, THINK_CLOSE, THINK_OPEN};
 use crate::plan::{Manner, Reasoning};
-
-/// Calls that one turn may make. A model that repeats itself must come to an end.
-const MAX_CALLS: usize = 16;
+use crate::{Bounds, Refusal};
 
 /// What a turn may call.
 pub(crate) struct Calls<'a> {
@@ -28,8 +25,8 @@ pub(crate) struct Calls<'a> {
     pub offered: &'a [usize],
     /// Whether one must be.
     pub must: bool,
-    /// Whether more than one may be.
-    pub parallel: bool,
+    /// How many may be made.
+    pub most: u32,
 }
 
 /// What a turn may say.
@@ -95,64 +92,55 @@ impl Grammar<'_> {
 
     /// All that may follow the reasoning.
     fn body(&self, lark: &mut Lark) -> Result<String, Refusal> {
+        let offers = !self.calls.offered.is_empty();
         let calls = self.calls(lark)?;
-        let body = match (self.answer, &self.manner.style) {
-            _ if self.calls.must => format!("first{calls}"),
-            (Answer::Text, CallStyle::Hermes { .. }) if !self.offers() => {
+        if self.calls.must {
+            return Ok(format!("(first {calls})"));
+        }
+        let llama = matches!(self.manner.style, CallStyle::Llama { .. });
+        Ok(match self.answer {
+            Answer::Text => {
                 self.text(lark);
-                "TEXT".to_owned()
+                if !offers {
+                    "TEXT".to_owned()
+                } else if llama {
+                    format!("(TEXT | first {calls})")
+                } else if self.is_control(CALL_OPEN) {
+                    format!("(TEXT | TEXT {CALL_OPEN} call {calls})")
+                } else {
+                    let lead = format!("{} {}", self.unlike_thinking(ANY), quoted(CALL_OPEN));
+                    lark.rule("lead[lazy]", &lead);
+                    format!("(TEXT | lead call {calls})")
+                }
             }
-            (Answer::Text, CallStyle::Hermes { .. }) if self.is_control(CALL_OPEN) => {
-                self.text(lark);
-                format!("TEXT | TEXT {CALL_OPEN} call{calls}")
-            }
-            (Answer::Text, CallStyle::Hermes { .. }) => {
-                self.text(lark);
-                let lead = format!("{} {}", self.unlike_thinking(ANY), quoted(CALL_OPEN));
-                lark.rule("lead[lazy]", &lead);
-                format!("TEXT | lead call{calls}")
-            }
-            (Answer::Text, CallStyle::Llama { .. }) if !self.offers() => {
-                self.text(lark);
-                "TEXT".to_owned()
-            }
-            (Answer::Text, CallStyle::Llama { .. }) => {
-                self.text(lark);
-                format!("TEXT | first{calls}")
-            }
-            (Answer::Object | Answer::Schema(_), _) if !self.offers() => {
-                lark.rule("answer", &self.answer_schema()?.lark());
-                "answer".to_owned()
-            }
-            (Answer::Object | Answer::Schema(_), CallStyle::Hermes { .. }) => {
-                lark.rule("answer", &self.answer_schema()?.lark());
-                format!("answer | first{calls}")
-            }
-            // An answer and a call both begin with a brace, so they are one schema.
-            (Answer::Object | Answer::Schema(_), CallStyle::Llama { .. }) => {
+            // An answer and a call that both begin with a brace have to be one schema.
+            Answer::Object | Answer::Schema(_) if offers && llama => {
                 let mut either = vec![self.answer_schema()?];
                 for &i in self.calls.offered {
-                    let function = &self.calls.tools.functions[i];
+                    let name = &self.calls.tools.functions[i].name;
                     let key = self.manner.style.arguments_key();
-                    either.push(self.arguments_schema(i)?.as_call(&function.name, key));
+                    either.push(self.arguments_schema(i)?.as_call(name, key));
                 }
                 lark.rule("answer", &Schema::any_of(either).lark());
                 "answer".to_owned()
             }
-        };
-        Ok(format!("({body})"))
+            Answer::Object | Answer::Schema(_) => {
+                lark.rule("answer", &self.answer_schema()?.lark());
+                if offers {
+                    format!("(answer | first {calls})")
+                } else {
+                    "answer".to_owned()
+                }
+            }
+        })
     }
 
-    fn offers(&self) -> bool {
-        !self.calls.offered.is_empty()
-    }
-
-    /// The rules `first` and `call`, and what may stand behind them.
+    /// Writes the rules `first` and `call`, and gives what may stand behind either.
     ///
-    /// `call` begins behind its opening marker, `first` with it or with what the prompt leaves
-    /// of it.
+    /// `call` begins behind its opening marker; `first` begins with that, or with what the
+    /// prompt left of it.
     fn calls(&self, lark: &mut Lark) -> Result<String, Refusal> {
-        if !self.offers() {
+        if self.calls.offered.is_empty() {
             return Ok(String::new());
         }
         let style = &self.manner.style;
@@ -164,47 +152,41 @@ impl Grammar<'_> {
             ),
             CallStyle::Llama { .. } => Default::default(),
         };
-        let mut first = Vec::new();
-        let mut call = Vec::new();
+        let tag = match style {
+            CallStyle::Llama { tag: true } => format!("{PYTHON_TAG}?"),
+            _ => String::new(),
+        };
+        let (mut first, mut call) = (Vec::new(), Vec::new());
         for &i in self.calls.offered {
             let name = serde_json::json!(&*self.calls.tools.functions[i].name);
-            let head = format!(
-                "{}{{\"name\": {name}, \"{}\": ",
-                inside[0],
-                style.arguments_key()
-            );
+            let key = style.arguments_key();
+            let head = format!("{}{{\"name\": {name}, \"{key}\": ", inside[0]);
             let arguments = format!("arguments_{i}");
             lark.rule(&arguments, &self.arguments_schema(i)?.lark());
-            let rest = format!(
-                "{arguments} {} {close}",
-                quoted(&format!("}}{}", inside[1]))
-            );
-            call.push(format!("{} {rest}", quoted(&head)));
-            if self.opening.is_empty() {
-                let tag = match style {
-                    CallStyle::Llama { tag: true } => format!("{PYTHON_TAG}? "),
-                    _ => String::new(),
-                };
-                first.push(format!("{tag}{open} {} {rest}", quoted(&head)));
+            let tail = quoted(&format!("}}{}", inside[1]));
+            call.push(format!("{} {arguments} {tail} {close}", quoted(&head)));
+            first.push(if self.opening.is_empty() {
+                let head = quoted(&head);
+                format!("{tag} {open} {head} {arguments} {tail} {close}")
             } else {
                 let head = format!("{}{head}", style.before_call().trim_end());
                 let left = head.strip_prefix(self.opening).unwrap_or(&head);
-                first.push(format!("{} {rest}", quoted(left)));
-            }
+                format!("{} {arguments} {tail} {close}", quoted(left))
+            });
         }
         lark.rule("first", &first.join(" | "));
-        if !self.calls.parallel {
-            if !self.calls.must && matches!(self.answer, Answer::Text) {
-                lark.rule("call", &call.join(" | "));
-            }
+        lark.rule("call", &call.join(" | "));
+        if self.calls.most <= 1 {
             return Ok(String::new());
         }
-        lark.rule("call", &call.join(" | "));
         let between = match style.between_calls() {
             "" => String::new(),
             between => quoted(between),
         };
-        Ok(format!(" ({between} {open} call){{0,{}}}", MAX_CALLS - 1))
+        Ok(format!(
+            "({between} {open} call){{0,{}}}",
+            self.calls.most - 1
+        ))
     }
 
     /// The terminal `TEXT`: whatever is neither a call nor reasoning.
@@ -243,25 +225,79 @@ impl Grammar<'_> {
     }
 
     fn arguments_schema(&self, i: usize) -> Result<Schema, Refusal> {
-        let tool = &self.calls.tools.functions[i];
-        let schema = match &tool.parameters {
-            Some(parameters) => Schema::parse(parameters, self.manner.bounds)
-                .map_err(|error| invalid_schema(&format!("tools[{i}].parameters"), &error))?,
-            None => Schema::any_object(self.manner.bounds),
-        };
-        Ok(if tool.strict {
-            schema
-        } else {
-            schema.lenient()
-        })
+        arguments_schema(self.calls.tools, i, self.manner.bounds)
     }
 
     fn answer_schema(&self) -> Result<Schema, Refusal> {
-        match self.answer {
-            Answer::Schema(schema) => Schema::parse(schema, self.manner.bounds)
-                .map_err(|error| invalid_schema("text.format.schema", &error)),
-            Answer::Text | Answer::Object => Ok(Schema::any_object(self.manner.bounds)),
+        answer_schema(self.answer, self.manner.bounds)
+    }
+}
+
+/// Which part of a request a compiler of grammars refuses, after it refused the whole.
+pub(crate) fn blame(
+    tools: &Tools,
+    answer: Answer<'_>,
+    bounds: Bounds,
+    compile: impl Fn(&str) -> Result<(), String>,
+) -> Refusal {
+    let refused = |schema: Schema, param: &str| {
+        let error = compile(&format!("start: {}\n", schema.lark())).err()?;
+        Some(invalid_schema(param, reason(&error)))
+    };
+    let alone = || {
+        for i in 0..tools.functions.len() {
+            let schema = arguments_schema(tools, i, bounds)?;
+            if let Some(refusal) = refused(schema, &parameters_of(i)) {
+                return Err(refusal);
+            }
         }
+        match refused(answer_schema(answer, bounds)?, FORMAT_SCHEMA) {
+            Some(refusal) => Err(refusal),
+            None => Ok(()),
+        }
+    };
+    alone().err().unwrap_or_else(|| Refusal {
+        kind: EngineFailureKind::Invalid,
+        message: "The schemas of the tools and of the output format are too large together."
+            .to_owned(),
+        param: Some("tools".to_owned()),
+    })
+}
+
+/// What llguidance says is wrong, without where in a grammar the client never saw.
+fn reason(error: &str) -> &str {
+    let reason = error
+        .rsplit_once("failed to compile JSON schema: ")
+        .map_or(error, |(_, reason)| reason);
+    reason.lines().next().unwrap_or(reason)
+}
+
+fn parameters_of(i: usize) -> String {
+    format!("tools[{i}].parameters")
+}
+
+const FORMAT_SCHEMA: &str = "text.format.schema";
+
+fn arguments_schema(tools: &Tools, i: usize, bounds: Bounds) -> Result<Schema, Refusal> {
+    let tool = &tools.functions[i];
+    let schema = match &tool.parameters {
+        Some(parameters) => Schema::parse_arguments(parameters, bounds)
+            .map_err(|error| invalid_schema(&parameters_of(i), &error))?,
+        None => Schema::any_object(bounds),
+    };
+    Ok(if tool.strict {
+        schema
+    } else {
+        schema.lenient()
+    })
+}
+
+fn answer_schema(answer: Answer<'_>, bounds: Bounds) -> Result<Schema, Refusal> {
+    match answer {
+        Answer::Schema(schema) => {
+            Schema::parse(schema, bounds).map_err(|error| invalid_schema(FORMAT_SCHEMA, &error))
+        }
+        Answer::Text | Answer::Object => Ok(Schema::any_object(bounds)),
     }
 }
 

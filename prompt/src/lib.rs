@@ -61,14 +61,17 @@ pub struct Bounds {
     pub string_chars: u32,
     /// Items in an array, and members of an object that names none.
     pub array_items: u32,
+    /// Calls in one turn, where several are allowed.
+    pub calls: u32,
 }
 
 impl Default for Bounds {
     /// More than a sensible call needs.
     fn default() -> Self {
         Self {
-            string_chars: 16_384,
-            array_items: 512,
+            string_chars: 100_000,
+            array_items: 1_000,
+            calls: 32,
         }
     }
 }
@@ -78,6 +81,7 @@ impl Bounds {
     pub const TIGHT: Self = Self {
         string_chars: 80,
         array_items: 5,
+        calls: 4,
     };
 }
 

@@ -24,6 +24,8 @@ pub(crate) enum Reasoning {
 pub(crate) struct Manner {
     pub style: CallStyle,
     pub reasoning: Reasoning,
+    /// Whether the template can write several calls in one turn.
+    pub parallel_calls: bool,
     /// Which markers are control tokens rather than plain text.
     pub control_markers: Vec<&'static str>,
     pub bounds: Bounds,
@@ -52,16 +54,15 @@ pub(crate) fn plan(request: &TurnRequest, manner: &Manner) -> Result<Plan, Refus
         });
     }
 
-    let answer = match &request.format {
-        TextFormat::Text => Answer::Text,
-        TextFormat::JsonObject => Answer::Object,
-        TextFormat::JsonSchema { schema } => Answer::Schema(schema),
-    };
     let calls = Calls {
         tools: &request.tools,
         offered: &offered,
         must: must_call,
-        parallel: request.parallel_tool_calls,
+        most: match request.tool_choice {
+            ToolChoice::Function(_) => 1,
+            _ if request.parallel_tool_calls && manner.parallel_calls => manner.bounds.calls,
+            _ => 1,
+        },
     };
     let opening = match manner.reasoning {
         Reasoning::Never if must_call => opening(&calls, &manner.style),
@@ -70,7 +71,7 @@ pub(crate) fn plan(request: &TurnRequest, manner: &Manner) -> Result<Plan, Refus
     let grammar = Grammar {
         manner,
         calls: &calls,
-        answer,
+        answer: answer(&request.format),
         opening: &opening,
     }
     .lark()?;
@@ -91,6 +92,14 @@ pub(crate) fn plan(request: &TurnRequest, manner: &Manner) -> Result<Plan, Refus
         grammar,
         parser,
     })
+}
+
+pub(crate) fn answer(format: &TextFormat) -> Answer<'_> {
+    match format {
+        TextFormat::Text => Answer::Text,
+        TextFormat::JsonObject => Answer::Object,
+        TextFormat::JsonSchema { schema } => Answer::Schema(schema),
+    }
 }
 
 /// As much of a forced call as there is only one way to write, short of a blank that a
