@@ -181,7 +181,11 @@ impl Model {
 
     /// A context with empty cells, for one thread.
     pub(crate) fn context(&self, options: &Options) -> Result<Context<'_>, LoadError> {
-        let batch = options.batch_tokens.clamp(32, 4096);
+        // Every sequence must find a row for its logits in one batch, or llama.cpp aborts.
+        let batch = options
+            .batch_tokens
+            .clamp(32, 4096)
+            .max(options.sequences());
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZeroU32::new(self.cells))
             .with_n_batch(batch)

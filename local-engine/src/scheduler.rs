@@ -171,17 +171,21 @@ impl<'a> Scheduler<'a> {
 
     /// Lets waiting turns in, first come first served, as long as there is room.
     fn admit(&mut self) {
-        while let Some(turn) = self.waiting.front_mut() {
+        let mut index = 0;
+        while index < self.waiting.len() {
+            let turn = &mut self.waiting[index];
+            if !turn.flush() {
+                // Its reader is behind: room would be wasted on it.
+                index += 1;
+                continue;
+            }
             let grant = {
                 let ids = || turn.ids();
                 self.cache.acquire(&turn.want(&ids))
             };
             let Some(grant) = grant else { return };
             turn.admit(grant);
-            let turn = self
-                .waiting
-                .pop_front()
-                .expect("its front was just admitted");
+            let turn = self.waiting.remove(index).expect("it was just admitted");
             // If it had been moved out in the middle, the mark that kept its cells has served.
             self.cache.release(turn.node());
             self.running.push(turn);
@@ -192,7 +196,7 @@ impl<'a> Scheduler<'a> {
         self.end_warm_ups_without_work();
         let chunks = self.chunks();
         if chunks.is_empty() {
-            if !self.running.is_empty() || !self.leaving.is_empty() {
+            if !(self.running.is_empty() && self.waiting.is_empty() && self.leaving.is_empty()) {
                 self.pause();
             }
             return;
@@ -228,12 +232,20 @@ impl<'a> Scheduler<'a> {
         let mut prefilling = Vec::new();
         let mut index = 0;
         while index < self.running.len() {
-            if !self.running[index].flush() {
-                index += 1;
-            } else if !self.running[index].decodes() {
+            let turn = &mut self.running[index];
+            if !turn.flush() {
+                // A reader that is behind pauses its own turn, and must not keep others out.
+                match self.waiting.is_empty() {
+                    true => index += 1,
+                    false => {
+                        let turn = self.park(index);
+                        self.waiting.push_back(turn);
+                    }
+                }
+            } else if !turn.decodes() {
                 prefilling.push(index);
                 index += 1;
-            } else if self.ensure_cell(index) {
+            } else if self.has_cell(index) {
                 chunks.push(Chunk {
                     turn: index,
                     tokens: 1,
@@ -242,7 +254,7 @@ impl<'a> Scheduler<'a> {
                 index += 1;
             } else {
                 // It is first in line for the room that the others will leave.
-                let turn = self.running.remove(index);
+                let turn = self.park(index);
                 self.waiting.push_front(turn);
             }
         }
@@ -279,20 +291,21 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Makes sure a decoding turn may write one more cell; if it may not, it loses its room.
-    fn ensure_cell(&mut self, index: usize) -> bool {
-        let turn = &mut self.running[index];
-        let grant = turn.grant.expect("running turns have room");
-        if self.cache.reserved(grant.branch) > 0 || self.cache.grow(grant.branch, turn.growth()) {
-            return true;
-        }
-        // No cell is left and all others run too: this one goes to the side until one of them
-        // is done. Its cells stay where they are, or go to RAM if another turn needs the room.
-        let len = self.cache.len(grant.branch);
-        let mark = (turn.node(), len);
+    /// Whether a decoding turn may write one more cell.
+    fn has_cell(&mut self, index: usize) -> bool {
+        let turn = &self.running[index];
+        let branch = turn.grant.expect("running turns have room").branch;
+        self.cache.reserved(branch) > 0 || self.cache.grow(branch, turn.growth())
+    }
+
+    /// Takes a turn out. Its cells stay where they are, under its own mark, until another needs them.
+    fn park(&mut self, index: usize) -> Turn {
+        let mut turn = self.running.remove(index);
+        let branch = turn.grant.expect("running turns have room").branch;
+        let mark = (turn.node(), self.cache.len(branch));
+        self.cache.finish(branch, &[mark]);
         turn.park();
-        self.cache.finish(grant.branch, &[mark]);
-        false
+        turn
     }
 
     /// Fills the batch. Answers the tokens of each chunk, and which turn's logits are in which row.

@@ -236,23 +236,26 @@ fn a_chain_prefills_what_is_new_and_one_token_at_most() {
 #[test]
 fn changed_instructions_and_tools_act_and_are_counted_honestly() {
     let engine = engine();
-    let (_, chain) = run(&engine, request(None, &[&user("Name a colour.")]));
-    let same = request(Some(&chain), &[&user("Again.")]);
+    let common = "You answer in one or two short words, in plain English, without any explanation";
+    let mut first = request(None, &[&user("Name a colour.")]);
+    first.instructions = Some(format!("{common}.").into());
+    let (_, chain) = run(&engine, first.clone());
+    let mut same = request(Some(&chain), &[&user("Again.")]);
+    same.instructions = first.instructions.clone();
     let (same, _) = run(&engine, same);
 
     let mut other = request(Some(&chain), &[&user("Again.")]);
-    other.instructions =
-        Some("You are a pirate who answers every question with a long story about the sea.".into());
+    other.instructions = Some(format!("{common}, as a pirate who longs for the sea.").into());
     let (answer, link) = run(&engine, other.clone());
     assert_exact(&engine, &answer, &other);
     assert!(
-        answer.prefilled() > same.prefilled() + 20,
+        answer.prefilled() > same.prefilled() + 10,
         "the changed head and all behind it: {}",
         answer.prefilled()
     );
     assert!(
         answer.usage.cached_tokens > 0,
-        "the template's own first words are the same"
+        "what the heads begin with is the same"
     );
     assert_ne!(answer.text, same.text);
 
@@ -263,15 +266,25 @@ fn changed_instructions_and_tools_act_and_are_counted_honestly() {
     assert!(again.prefilled() < 20, "{}", again.prefilled());
 
     let mut with_tools = request(Some(&chain), &[&user("Again.")]);
+    with_tools.instructions = first.instructions.clone();
     with_tools.tools = tools(vec![tool("look", r#"{"type":"object","properties":{}}"#)]);
     let (answer, _) = run(&engine, with_tools.clone());
     assert_exact(&engine, &answer, &with_tools);
     assert!(answer.prefilled() > same.prefilled() + 20);
 }
 
+/// Greedy output of a delta chain equals that of a prefill of the recorded ids.
+///
+/// In a configuration in which llama.cpp computes attention in one way only: batches below 64
+/// tokens and fewer than 512 cells (docs/decisions/0002-exactness.md).
 #[test]
 fn hot_warm_and_cold_parents_give_the_same_words() {
-    let engine = engine();
+    let engine = load(Options {
+        kv_cells: Some(512),
+        batch_tokens: 32,
+        sequences: 8,
+        ..Options::default()
+    });
     let (_, chain) = run(&engine, request(None, &[&user("Tell me about rain.")]));
     let mut chain = chain;
     for _ in 0..3 {
@@ -298,8 +311,6 @@ fn hot_warm_and_cold_parents_give_the_same_words() {
         assert_eq!(other.logprobs.len(), hot.logprobs.len());
         for (a, b) in other.logprobs.iter().zip(&hot.logprobs) {
             assert_eq!(a.token, b.token);
-            // What was decoded token by token may differ in the last bits from what is
-            // prefilled in one go: the sums run in another order.
             assert!(
                 (a.logprob - b.logprob).abs() < 1e-3,
                 "{} and {}",
@@ -551,7 +562,10 @@ fn more_conversations_than_cells_all_come_to_an_end() {
             Err(failure) => assert_eq!(failure.kind, EngineFailureKind::ContextLengthExceeded),
         }
     }
-    assert_eq!(engine.stats().live_turns, 0);
+    // The last word is sent a moment before the turn is struck off.
+    while engine.stats().live_turns > 0 {
+        std::thread::yield_now();
+    }
 }
 
 fn assert_exact_or_gone(engine: &LocalEngine, answer: &Answer, request: &TurnRequest) {
