@@ -101,6 +101,10 @@ pub struct LimitArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 256)]
     max_queued: usize,
 
+    /// Bytes of the messages waiting on one connection; more are refused
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, default_value = "256MiB")]
+    max_queued_bytes: u64,
+
     /// Distinct stream_ids of one connection
     #[arg(long, value_name = "COUNT", default_value_t = 32)]
     max_lanes: usize,
@@ -142,6 +146,7 @@ impl LimitArgs {
             running_responses: self.max_running,
             lane_names: self.max_lanes,
             queued_creates: self.max_queued,
+            queued_bytes: usize::try_from(self.max_queued_bytes).unwrap_or(usize::MAX),
             message_bytes: usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX),
             strict: self.strict,
         }

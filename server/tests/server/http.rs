@@ -1,0 +1,192 @@
+//! The HTTP surface beyond creating responses.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use turnwire::engine::scripted::{Script, ScriptedEngine};
+use turnwire::engine::{Engine, Engines};
+use turnwire_protocol::limits::Limits;
+
+use crate::support::*;
+
+const HANG: &str = "[[reply]]\nsteps = [{text = 'well'}, {hang = true}]";
+
+#[tokio::test]
+async fn what_is_not_there_is_said_in_json() {
+    let server = TestServer::start("").await;
+    let client = http();
+    for (asked, status, code) in [
+        (client.get(server.url("/")), 404, "not_found"),
+        (client.get(server.url("/v1/embeddings")), 404, "not_found"),
+        (
+            client.get(server.url("/v1/responses/a/b")),
+            404,
+            "not_found",
+        ),
+        (
+            client.get(server.url("/v1/responses/resp_1?stream=true")),
+            404,
+            "response_not_found",
+        ),
+        (
+            client.get(server.url("/v1/models/other")),
+            404,
+            "model_not_found",
+        ),
+        (
+            client.put(server.url("/v1/responses")),
+            405,
+            "method_not_allowed",
+        ),
+        (
+            client.post(server.url("/health")),
+            405,
+            "method_not_allowed",
+        ),
+        (
+            client.get(server.url("/v1/responses?model=x")),
+            426,
+            "upgrade_required",
+        ),
+        (
+            client.post(server.url("/v1/responses")).body("no json"),
+            400,
+            "invalid_json",
+        ),
+        (
+            client
+                .post(server.url("/v1/responses"))
+                .header("content-encoding", "zstd")
+                .body("x"),
+            415,
+            "unsupported_content_encoding",
+        ),
+    ] {
+        let answer = request(asked).await;
+        assert_eq!((answer.status, answer.error_code()), (status, code.into()));
+        assert!(
+            answer.headers["x-request-id"]
+                .to_str()
+                .unwrap()
+                .starts_with("req_")
+        );
+        assert_eq!(answer.headers["content-type"], "application/json");
+        assert_eq!(answer.headers.contains_key("allow"), status == 405);
+        assert_eq!(
+            answer
+                .headers
+                .get("upgrade")
+                .is_some_and(|to| to == "websocket"),
+            status == 426
+        );
+    }
+}
+
+#[tokio::test]
+async fn models_are_listed_and_found_by_name() {
+    let engine = |name: &str| {
+        let script = format!("model = '{name}'").parse().unwrap();
+        Arc::new(ScriptedEngine::new(script, 1_700_000_000)) as Arc<dyn Engine>
+    };
+    let engines = Engines::ready([engine("a"), engine("Owner/Model 1")]);
+    let (_, activity) = tokio::sync::watch::channel(Default::default());
+    let (server, _) = TestServer::serving(engines, activity, Settings::default()).await;
+    let model = |name: &str| json!({"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "turnwire"});
+    let list = json!({"object": "list", "data": [model("a"), model("Owner/Model 1")]});
+    assert_eq!(server.get("/v1/models").await.json(), list);
+    for path in ["/v1/models/Owner/Model%201", "/v1/models/Owner%2FModel%201"] {
+        assert_eq!(server.get(path).await.json(), model("Owner/Model 1"));
+    }
+}
+
+#[tokio::test]
+async fn turns_wait_outside_until_the_model_has_loaded() {
+    let engine = Arc::new(ScriptedEngine::new(Script::default(), 0));
+    let settings = Settings::default();
+    let (server, inside) =
+        TestServer::serving(Engines::expected(["scripted"]), engine.activity(), settings).await;
+    let request = json!({"model": "scripted", "input": "x"});
+    let mut connection = server.connect().await;
+
+    assert_eq!(server.get("/health").await.status, 503);
+    let early = server.post(&request).await;
+    assert_eq!(
+        (early.status, early.error_code()),
+        (503, "server_is_overloaded".into())
+    );
+    let early = turn(&mut connection, &create(request.clone())).await;
+    assert_eq!(error_code(&early), "server_is_overloaded");
+    let unknown = server.post(&json!({"model": "other", "input": "x"})).await;
+    assert_eq!(unknown.status, 404);
+
+    inside.engines().put(engine);
+    assert_eq!(server.get("/health").await.status, 200);
+    assert_eq!(server.post(&request).await.status, 200);
+    assert_eq!(
+        response(&turn(&mut connection, &create(request)).await)["status"],
+        "completed"
+    );
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused() {
+    let limits = Limits {
+        message_bytes: 1000,
+        ..Limits::default()
+    };
+    let settings = Settings {
+        limits,
+        ..Settings::default()
+    };
+    let server = TestServer::with("", settings).await;
+    for size in [1001, 2000, 1 << 20] {
+        let answer = server.post(&Value::String("x".repeat(size - 2))).await;
+        assert_eq!(
+            (answer.status, answer.error_code()),
+            (413, "request_too_large".into())
+        );
+    }
+    let fits = json!({"model": "scripted", "input": "x".repeat(900)});
+    assert_eq!(server.post(&fits).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_its_request() {
+    let mut server = TestServer::start(HANG).await;
+    for (cancelled, stream) in [(1, true), (2, false)] {
+        let body = json!({"model": "scripted", "input": "x", "stream": stream}).to_string();
+        let request = http().post(server.url("/v1/responses")).body(body).send();
+        let request = tokio::spawn(async move {
+            let mut response = request.await.unwrap();
+            while response.chunk().await.unwrap().is_some() {}
+        });
+        server
+            .engine
+            .wait_for(|engine| engine.running == 1)
+            .await
+            .unwrap();
+        request.abort();
+        server
+            .engine
+            .wait_for(|engine| engine.cancelled == cancelled)
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_are_told_so() {
+    let settings = Settings {
+        max_connections: 1,
+        ..Settings::default()
+    };
+    let server = TestServer::with("", settings).await;
+    let held = server.connect().await;
+    let refused = server.get("/health").await;
+    assert_eq!(
+        (refused.status, refused.error_code()),
+        (503, "too_many_connections".into())
+    );
+    assert!(refused.headers.contains_key("retry-after"));
+    held.close().await.unwrap();
+}

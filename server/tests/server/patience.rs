@@ -1,0 +1,80 @@
+//! What happens when nothing happens. The clock is paused: it jumps ahead whenever every task
+//! waits for it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use turnwire_client::Error;
+use turnwire_protocol::limits::Limits;
+
+use crate::raw::{CLOSE, FIN, PING, Raw};
+use crate::support::*;
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_socket_is_pinged_and_closes_at_the_age_limit() {
+    let limits = Limits {
+        connection_age: Some(Duration::from_secs(3600)),
+        ..Limits::default()
+    };
+    let settings = Settings {
+        limits,
+        ..Settings::default()
+    };
+    let server = TestServer::with("", settings).await;
+    let opened = Instant::now();
+    let mut connection = server.connect().await;
+    let error = connection.next().await.unwrap();
+    assert_eq!(error_code(&[error]), "websocket_connection_limit_reached");
+    let closed = connection.next().await.unwrap_err();
+    assert!(
+        matches!(
+            closed,
+            Error::Closed {
+                code: Some(1001),
+                ..
+            }
+        ),
+        "{closed}"
+    );
+    assert_eq!(opened.elapsed().as_secs(), 3600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_answers_no_ping_is_given_up_after_a_quarter_of_an_hour() {
+    let server = TestServer::start("").await;
+    let mut raw = Raw::open(&server).await;
+    let opened = Instant::now();
+    let mut pings = 0;
+    while opened.elapsed() < Duration::from_secs(870) {
+        assert_eq!(raw.read().await.first_byte, FIN | PING);
+        pings += 1;
+    }
+    assert_eq!(pings, 29);
+    raw.assert_ended().await;
+    assert_eq!(opened.elapsed().as_secs(), 900);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_does_not_come_is_not_waited_for_for_long() {
+    let server = TestServer::start("").await;
+    let mut raw = Raw::connect(&server).await;
+    let began = Instant::now();
+    raw.send(b"GET /health HTTP/1.1\r\nhost: ").await;
+    raw.assert_ended().await;
+    assert!(began.elapsed() < Duration::from_secs(120));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_answer_a_close_is_left() {
+    let server = TestServer::start("").await;
+    let mut raw = Raw::open(&server).await;
+    let stopped = server.stop();
+    let close = raw.read().await;
+    assert_eq!(
+        (close.first_byte, &close.payload[..2]),
+        (FIN | CLOSE, &1001_u16.to_be_bytes()[..])
+    );
+    let asked = Instant::now();
+    stopped.await.unwrap();
+    assert!(asked.elapsed() <= Duration::from_secs(5));
+}
