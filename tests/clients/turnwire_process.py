@@ -1,0 +1,63 @@
+"""A running `turnwire serve`, as a user would start it."""
+
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BINARY = Path(os.environ.get("TURNWIRE_BIN", REPOSITORY / "target/release/turnwire"))
+
+# A cold start may fetch the default model first.
+READY_WITHIN_SECONDS = 180
+
+
+class Turnwire:
+    """Started on a free port; `log` holds what it has written so far."""
+
+    def __init__(self, engine: str, log: Path, *flags: str):
+        port = _free_port()
+        self.address = f"127.0.0.1:{port}"
+        self.base_url = f"http://{self.address}/v1"
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [BINARY, "serve", "--listen", self.address, "--engine", engine, *flags],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_until_ready(self) -> None:
+        give_up = time.monotonic() + READY_WITHIN_SECONDS
+        while time.monotonic() < give_up:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"turnwire ended: {self.log.read_text()}")
+            try:
+                urllib.request.urlopen(f"http://{self.address}/health", timeout=5)
+                return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.02)
+        raise TimeoutError(f"turnwire is not ready: {self.log.read_text()}")
+
+    def stop(self) -> int:
+        """Asks it to end and returns its exit code."""
+        self.process.terminate()
+        try:
+            return self.process.wait(timeout=10)
+        finally:
+            self.process.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
