@@ -273,29 +273,26 @@ impl Session {
     /// Answers a steer. None is applied, but it matters to the client why not.
     fn steer(&mut self, steer: &Steer) {
         let target = steer.target();
-        let running = self
-            .running
-            .values_mut()
-            .find(|running| running.origin.id == target);
-        let event = match running.map(|running| &mut running.stage) {
-            Some(Stage::Making(turn)) if turn.is_started() => {
-                return turn.refuse_steer(steer, &mut self.actions);
-            }
-            Some(Stage::Saving(_)) => {
-                steer.failed(Stamp::default(), SteerRefusal::AlreadyCompleted)
-            }
+        let mut running = self.running.values_mut();
+        let (lane, refusal) = match running.find(|running| running.origin.id == target) {
+            Some(Running {
+                stage: Stage::Making(turn),
+                ..
+            }) if turn.is_started() => return turn.refuse_steer(steer, &mut self.actions),
+            Some(Running {
+                origin,
+                stage: Stage::Saving(_),
+            }) => (origin.lane.as_ref(), SteerRefusal::AlreadyCompleted),
             _ => match self.lanes.owner(&target) {
-                Some((lane, _)) => {
-                    let sequence_number = 0;
-                    let stamp = Stamp {
-                        sequence_number,
-                        lane,
-                    };
-                    steer.failed(stamp, SteerRefusal::AlreadyCompleted)
-                }
-                None => steer.failed(Stamp::default(), SteerRefusal::NotFound),
+                Some((lane, _)) => (lane, SteerRefusal::AlreadyCompleted),
+                None => (None, SteerRefusal::NotFound),
             },
         };
+        let stamp = Stamp {
+            sequence_number: 0,
+            lane,
+        };
+        let event = steer.failed(stamp, refusal);
         self.actions.push_back(Action::Send(event));
     }
 }
