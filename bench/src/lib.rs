@@ -1,1 +1,28 @@
-//! See ARCHITECTURE.md.
+//! Benchmarks that run against any server of Responses WebSocket mode, ours or another's.
+//!
+//! Every figure is a ratio to a control in the same run, and the sides take turns, so that a
+//! noisy machine troubles both. They need nothing but a URL: what a server did is read from
+//! its `usage`, what crossed the wire is counted by a relay in between.
+
+mod agent;
+mod relay;
+mod transport;
+mod transports;
+
+use clap::Subcommand;
+
+/// A benchmark and its settings.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// One agent loop over WebSocket and three ways of HTTP: time, bytes sent, tokens prefilled
+    Transports(transports::Args),
+}
+
+impl Bench {
+    /// Runs the benchmark and prints its table.
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Transports(args) => transports::run(args).await,
+        }
+    }
+}
