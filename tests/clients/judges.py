@@ -6,20 +6,33 @@ from importlib.resources import files
 from typing import Any
 
 from jsonschema import Draft202012Validator
+from openai.types.beta import BetaResponsesServerEvent
 from openai.types.responses import Response, ResponsesServerEvent, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 SOCKET_EVENT = TypeAdapter(ResponsesServerEvent)
+BETA_SOCKET_EVENT = TypeAdapter(BetaResponsesServerEvent)
 HTTP_EVENT = TypeAdapter(ResponseStreamEvent)
 RESPONSE = TypeAdapter(Response)
 
-# The SDK's names for reasoning events; Open Responses has `response.reasoning.delta` instead.
-ONLY_IN_THE_SDK = {"response.reasoning_text.delta", "response.reasoning_text.done"}
+# Open Responses calls the first two `response.reasoning.delta` and `.done`, and does not steer.
+ONLY_IN_THE_SDK = {
+    "response.reasoning_text.delta",
+    "response.reasoning_text.done",
+    "response.steer.failed",
+    "response.inject.failed",
+}
+ONLY_IN_THE_BETA = {"response.inject.failed"}
 
 
 def _specification() -> dict[str, Any]:
     [document] = (files("openresponses") / "openapi").iterdir()
-    return json.loads(document.read_text())
+    specification = json.loads(document.read_text())
+    # It allows nothing but null for the schema in the echo of `text.format`, which can only be a
+    # slip: the SDK wants the object that was sent.
+    echo = specification["components"]["schemas"]["JsonSchemaResponseFormat"]
+    echo["properties"]["schema"] = {"type": "object"}
+    return specification
 
 
 def _validator(name: str) -> Draft202012Validator:
@@ -50,8 +63,9 @@ class Judged:
 
 def judge_socket_event(raw: str | bytes) -> dict[str, Any]:
     """One message of the socket. Raises if either judge objects."""
-    SOCKET_EVENT.validate_json(raw, strict=True)
     event = json.loads(raw)
+    types = BETA_SOCKET_EVENT if event["type"] in ONLY_IN_THE_BETA else SOCKET_EVENT
+    types.validate_json(json.dumps(_without_wrong_echo(event)), strict=True)
     _judge_by_schema(event, OPEN_RESPONSES_SOCKET_ERROR)
     return event
 
@@ -75,6 +89,13 @@ def _judge_by_schema(event: dict[str, Any], error: Draft202012Validator) -> None
         error.validate(event)
     elif kind not in ONLY_IN_THE_SDK:
         OPEN_RESPONSES_EVENTS[kind].validate(_with_function_tools_only(event))
+
+
+def _without_wrong_echo(event: dict[str, Any]) -> dict[str, Any]:
+    """A refused steer shows what was refused, which need not be of any type."""
+    if event["type"] == "response.steer.failed" and event["error"]["code"] == "invalid_input":
+        return {**event, "steer": {**event["steer"], "input": "anything"}}
+    return event
 
 
 def _with_function_tools_only(event: dict[str, Any]) -> dict[str, Any]:
