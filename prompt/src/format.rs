@@ -56,16 +56,15 @@ pub struct ChatFormat {
 /// Why a model's chat template cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("chat template: {0}")]
-pub struct TemplateError(String);
+pub struct TemplateError(#[from] minijinja::Error);
 
 impl ChatFormat {
     /// `template` is the model's own Jinja chat template; without one, ChatML is assumed.
     pub fn new(template: Option<&str>, tokens: SpecialTokens) -> Result<Self, TemplateError> {
-        let bos = tokens.bos.unwrap_or_default();
-        let eos = tokens.eos.unwrap_or_default();
-        let template = Template::new(template.unwrap_or(CHATML), &bos, &eos)?;
-        let has_python_tag = tokens.control.iter().any(|token| token == PYTHON_TAG);
-        let shape = Shape::probe(&template, has_python_tag)?;
+        let bos = tokens.bos.as_deref().unwrap_or_default();
+        let eos = tokens.eos.as_deref().unwrap_or_default();
+        let template = Template::new(template.unwrap_or(CHATML), bos, eos)?;
+        let shape = Shape::probe(&template, &tokens)?;
         let after_end_of_turn =
             behind_end_of_turn(&shape.after_assistant, &tokens.end_of_turn, &tokens.control);
         let style = shape.native_calls.clone().unwrap_or_else(CallStyle::taught);
@@ -74,13 +73,13 @@ impl ChatFormat {
             marks: Marks::new(&tokens.control),
             template,
             shape,
-            bos,
             style,
             control_markers: [CALL_OPEN, CALL_CLOSE, THINK_OPEN, THINK_CLOSE]
                 .into_iter()
                 .filter(|marker| tokens.control.iter().any(|token| token == marker))
                 .collect(),
             bounds: Bounds::default(),
+            bos: tokens.bos.unwrap_or_default(),
         })
     }
 
@@ -313,11 +312,5 @@ fn refusal(error: &minijinja::Error) -> Refusal {
             error.detail().unwrap_or("it fails").trim_end_matches('.')
         ),
         param: Some("input".to_owned()),
-    }
-}
-
-impl TemplateError {
-    fn from_jinja(error: minijinja::Error) -> Self {
-        Self(error.to_string())
     }
 }

@@ -119,7 +119,7 @@ impl Grammar<'_> {
                 for &i in self.calls.offered {
                     let name = &self.calls.tools.functions[i].name;
                     let key = self.manner.style.arguments_key();
-                    either.push(self.arguments_schema(i)?.as_call(name, key));
+                    either.push(self.arguments_schema(i)?.into_call(name, key));
                 }
                 lark.rule("answer", &Schema::any_of(either).lark());
                 "answer".to_owned()

@@ -411,7 +411,7 @@ impl OutputParser {
         let rest = &bytes[at..];
         if rest.starts_with(close.as_bytes()) && (brace || !rest.is_empty()) {
             at += close.len();
-        } else if close.as_bytes().starts_with(rest) {
+        } else if close.as_bytes().starts_with(rest) && bytes.len() < MAX_HELD {
             // More of it may come; if nothing does, the model stopped behind the arguments.
             return false;
         }

@@ -13,6 +13,10 @@ use super::marks::is_mark;
 /// The `tojson` filter: `json.dumps(value, ensure_ascii=False)` unless told otherwise.
 ///
 /// Unlike Jinja's own filter it does not escape for HTML, as chat templates expect it.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "what a filter of minijinja has to look like"
+)]
 pub(super) fn tojson(
     value: &Value,
     indent: Option<Value>,

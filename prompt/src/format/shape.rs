@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use minijinja::{Error, ErrorKind, Value, context};
 
-use super::TemplateError;
-use super::calls::{CallStyle, THINK_CLOSE, THINK_OPEN};
+use super::calls::{CallStyle, PYTHON_TAG, THINK_CLOSE, THINK_OPEN};
 use super::messages::{Call, Message};
 use super::template::{Conversation, Template};
+use crate::SpecialTokens;
 
 /// Ends every stub. Letters only: it comes out of any template as it is.
 const SENTINEL: &str = "zqEndOfTheStubqz";
@@ -37,6 +37,8 @@ pub(super) struct Shape {
     /// What the template adds to the end of a conversation that is not to go on.
     trailer: String,
     user_opening: String,
+    /// The opening of the model's message.
+    generation: String,
     /// Whether a system message stands by itself at the start.
     pub system_at_start: bool,
     /// Whether it may also stand later on.
@@ -56,13 +58,14 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    pub(super) fn probe(template: &Template, has_python_tag: bool) -> Result<Self, TemplateError> {
+    pub(super) fn probe(template: &Template, tokens: &SpecialTokens) -> Result<Self, Error> {
         let mut shape = Self {
             after_user: String::new(),
             after_assistant: String::new(),
             after_call: String::new(),
             trailer: String::new(),
             user_opening: String::new(),
+            generation: String::new(),
             system_at_start: false,
             system_anywhere: false,
             alternates: false,
@@ -75,16 +78,15 @@ impl Shape {
         let user = || Message::User(PROBE.to_owned());
         let assistant = || assistant(PROBE);
 
-        (shape.after_user, _) = closing(template, Stub::User, assistant())?;
-        (shape.after_assistant, shape.trailer) = closing(template, Stub::Assistant, user())?;
-        let delta = shape
-            .delta(template, Stub::Assistant, &[user()], &[], Mode::Stop)
-            .map_err(TemplateError::from_jinja)?;
+        (shape.after_user, shape.trailer) = closing(template, Stub::User, assistant(), tokens)?;
+        (shape.after_assistant, _) = closing(template, Stub::Assistant, user(), tokens)?;
+        let delta = shape.delta(template, Stub::Assistant, &[user()], &[], Mode::Stop)?;
         shape.user_opening = delta
             .split_once(PROBE)
-            .ok_or_else(|| TemplateError("it leaves out a user's message".to_owned()))?
+            .ok_or_else(|| cannot_cut("it leaves out a user's message"))?
             .0
             .to_owned();
+        shape.head(template, None, None)?;
 
         let system = Message::System(PROBE.to_owned());
         shape.system_at_start = shape
@@ -107,12 +109,22 @@ impl Shape {
                 Mode::Stop,
             )
             .is_err();
-        shape.probe_calls(template, has_python_tag);
-        shape.probe_thinking(template)?;
+        shape.probe_calls(template, tokens);
+
+        shape.generation = shape.opening(template, Mode::Generate)?;
+        if shape.thinks {
+            shape.opens_thinking = shape.generation.trim_end().ends_with(THINK_OPEN);
+            shape.no_thinking = shape
+                .opening(template, Mode::NoThinking)
+                .ok()
+                .and_then(|off| off.strip_prefix(&shape.generation).map(str::to_owned))
+                .filter(|rest| !rest.is_empty());
+        }
         Ok(shape)
     }
 
-    fn probe_calls(&mut self, template: &Template, has_python_tag: bool) {
+    fn probe_calls(&mut self, template: &Template, tokens: &SpecialTokens) {
+        let has_tag = tokens.control.iter().any(|token| token == PYTHON_TAG);
         let tool = context! {
             type => "function",
             function => context! {
@@ -162,30 +174,25 @@ impl Shape {
         self.parallel_calls = two.is_some();
         let Some(style) = two
             .or(one)
-            .and_then(|text| CallStyle::detect(&text, "zqCallqz", has_python_tag))
+            .and_then(|text| CallStyle::detect(&text, "zqCallqz", has_tag))
         else {
             return;
         };
-        if let Ok((after_call, _)) = closing(template, Stub::Call, result("call_0")) {
+        if let Ok((after_call, _)) = closing(template, Stub::Call, result("call_0"), tokens) {
             self.after_call = after_call;
             self.native_calls = Some(style);
         }
     }
 
-    fn probe_thinking(&mut self, template: &Template) -> Result<(), TemplateError> {
-        if !self.thinks {
-            return Ok(());
-        }
-        let on = self
-            .delta(template, Stub::Assistant, &[], &[], Mode::Generate)
-            .map_err(TemplateError::from_jinja)?;
-        self.opens_thinking = on.trim_end().ends_with(THINK_OPEN);
-        let off = self.delta(template, Stub::Assistant, &[], &[], Mode::NoThinking);
-        self.no_thinking = off
-            .ok()
-            .and_then(|off| off.strip_prefix(&on).map(str::to_owned))
-            .filter(|rest| !rest.is_empty());
-        Ok(())
+    /// What opens the model's message behind a user's.
+    fn opening(&self, template: &Template, mode: Mode) -> Result<String, Error> {
+        let user = [Message::User(PROBE.to_owned())];
+        let stopped = self.delta(template, Stub::Assistant, &user, &[], Mode::Stop)?;
+        let going_on = self.delta(template, Stub::Assistant, &user, &[], mode)?;
+        going_on
+            .strip_prefix(stopped.as_str())
+            .map(str::to_owned)
+            .ok_or_else(|| cannot_cut("it closes a message differently when it is answered"))
     }
 
     /// The rendered start of a conversation, up to where its first message would stand.
@@ -226,7 +233,23 @@ impl Shape {
         ids: &[Arc<str>],
         mode: Mode,
     ) -> Result<String, Error> {
-        let rendered = render(template, stub, messages, ids, mode)?;
+        if messages.is_empty() {
+            return Ok(match mode {
+                Mode::Stop => String::new(),
+                Mode::Generate | Mode::NoThinking => self.generation.clone(),
+            });
+        }
+        // A last message by the assistant is written in many ways, but only in one when a
+        // user's follows.
+        let fenced =
+            mode == Mode::Stop && matches!(messages.last(), Some(Message::Assistant { .. }));
+        let rendered = if fenced {
+            let fence = Message::User(SENTINEL.to_owned());
+            let messages = [messages, &[fence]].concat();
+            render(template, stub, &messages, ids, mode)?
+        } else {
+            render(template, stub, messages, ids, mode)?
+        };
         let closing = match stub {
             Stub::User => &self.after_user,
             Stub::Assistant => &self.after_assistant,
@@ -235,11 +258,15 @@ impl Shape {
         let delta = behind_stub(&rendered)?
             .strip_prefix(closing.as_str())
             .ok_or_else(|| cannot_cut("it closes a message differently when others follow"))?;
-        Ok(match mode {
+        let delta = match mode {
+            Mode::Stop if fenced => delta
+                .rsplit_once(SENTINEL)
+                .and_then(|(delta, _)| delta.strip_suffix(self.user_opening.as_str()))
+                .ok_or_else(|| cannot_cut("it opens a message differently behind others"))?,
             Mode::Stop => delta.strip_suffix(self.trailer.as_str()).unwrap_or(delta),
             Mode::Generate | Mode::NoThinking => delta,
-        }
-        .to_owned())
+        };
+        Ok(delta.to_owned())
     }
 }
 
@@ -316,29 +343,50 @@ fn cannot_cut(why: &str) -> Error {
     Error::new(ErrorKind::InvalidOperation, why.to_owned())
 }
 
-/// What closes a stub's last message, and what the template adds to that where nothing follows.
+/// What closes a stub's last message when `next` follows, and what the template writes instead
+/// where nothing does.
 fn closing(
     template: &Template,
     stub: Stub,
     next: Message,
-) -> Result<(String, String), TemplateError> {
+    tokens: &SpecialTokens,
+) -> Result<(String, String), Error> {
     let ids = ["call_0".into()];
-    let alone = render(template, stub, &[], &ids, Mode::Stop).map_err(TemplateError::from_jinja)?;
-    let alone = behind_stub(&alone).map_err(TemplateError::from_jinja)?;
-    let followed =
-        render(template, stub, &[next], &ids, Mode::Stop).map_err(TemplateError::from_jinja)?;
-    let followed = behind_stub(&followed).map_err(TemplateError::from_jinja)?;
-    let mut closing = alone;
-    if !followed.starts_with(closing) && !template.eos().is_empty() {
-        closing = closing.strip_suffix(template.eos()).unwrap_or(closing);
-    }
-    if !followed.starts_with(closing) {
-        closing = closing.trim_end();
-    }
-    if !followed.starts_with(closing) {
-        return Err(TemplateError(
-            "it closes a message differently when others follow".to_owned(),
+    let alone = render(template, stub, &[], &ids, Mode::Stop)?;
+    let alone = behind_stub(&alone)?;
+    let followed = render(template, stub, &[next], &ids, Mode::Stop)?;
+    let between = behind_stub(&followed)?
+        .split_once(PROBE)
+        .ok_or_else(|| cannot_cut("it leaves out a message"))?
+        .0;
+
+    let end_of_turn = tokens.end_of_turn.as_str();
+    let first_control = |control: &str| between.find(control).map(|at| at + control.len());
+    // A template may take a last message for one that is to go on, and not close it.
+    let at_end_of_turn = (!end_of_turn.is_empty() && !alone.contains(end_of_turn))
+        .then(|| first_control(end_of_turn))
+        .flatten();
+    // Or it may close it for good.
+    let for_good = alone.strip_suffix(template.eos()).unwrap_or(alone);
+    let at_control = || {
+        let starts = |token: &&String| !token.is_empty() && between.starts_with(token.as_str());
+        tokens.control.iter().find(starts).map(String::len)
+    };
+    let closing = if let Some(end) = at_end_of_turn {
+        &between[..end]
+    } else if between.starts_with(alone) {
+        alone
+    } else if !for_good.is_empty() && between.starts_with(for_good) {
+        for_good
+    } else if let Some(end) = at_control() {
+        &between[..end]
+    } else if between.starts_with(alone.trim_end()) {
+        alone.trim_end()
+    } else {
+        return Err(cannot_cut(
+            "it closes a message differently when others follow",
         ));
-    }
-    Ok((closing.to_owned(), alone[closing.len()..].to_owned()))
+    };
+    let rest = alone.strip_prefix(closing).unwrap_or_default();
+    Ok((closing.to_owned(), rest.to_owned()))
 }

@@ -7,7 +7,6 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, Error, ErrorKind, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
-use super::TemplateError;
 use super::python::{Date, tojson};
 
 const NAME: &str = "chat";
@@ -31,19 +30,22 @@ pub(super) struct Conversation {
 }
 
 impl Template {
-    pub(super) fn new(source: &str, bos: &str, eos: &str) -> Result<Self, TemplateError> {
+    pub(super) fn new(source: &str, bos: &str, eos: &str) -> Result<Self, Error> {
         let source = without_generation_tags(source);
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
             .lstrip_blocks(true)
-            .build()
-            .map_err(TemplateError::from_jinja)?;
+            .build()?;
         environment.set_syntax(syntax);
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_filter("tojson", tojson);
         environment.add_function("raise_exception", |message: String| -> Result<(), Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
+        });
+        // To Jinja nothing is not iterable; without this, absent tools are a list.
+        environment.add_test("iterable", |value: &Value| {
+            !value.is_none() && !value.is_undefined() && value.try_iter().is_ok()
         });
         // One day for as long as the format lives: a head that changed at midnight would cost
         // every conversation its cache.
@@ -52,9 +54,7 @@ impl Template {
             .map_or(0, |time| time.as_secs() / 86_400);
         let today = Date::from_unix_days(days.cast_signed());
         environment.add_function("strftime_now", move |format: &str| today.strftime(format));
-        environment
-            .add_template_owned(NAME, source.clone())
-            .map_err(TemplateError::from_jinja)?;
+        environment.add_template_owned(NAME, source.clone())?;
         Ok(Self {
             environment,
             source,
@@ -141,7 +141,10 @@ mod tests {
         let source = "{{ bos_token }}\n{% for m in messages %}\n    {% generation %}\n{{ m['content'].strip() + m.role.upper() }}\n    {%- endgeneration -%}\n\n{% endfor %}\n{{ eos_token }}";
         assert_eq!(render(source), "<s>\nhiUSER</s>");
         assert!(render("{{ strftime_now('%Y') }}").parse::<u32>().unwrap() > 2000);
-        assert_eq!(render("{% if tools is none %}x{% endif %}"), "x");
+        assert_eq!(
+            render("{{ tools is none }} {{ tools is iterable }} {{ 'a' is iterable }}"),
+            "True False True"
+        );
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Schema {
     }
 
     /// The schema of `{"name": name, arguments_key: …}` around this one.
-    pub(super) fn as_call(mut self, name: &str, arguments_key: &str) -> Self {
+    pub(super) fn into_call(mut self, name: &str, arguments_key: &str) -> Self {
         rebase(&mut self.root, &format!("#/properties/{arguments_key}"));
         let call = json!({
             "type": "object",
@@ -501,7 +501,7 @@ mod tests {
     fn references_follow_a_schema_to_its_new_place() {
         let schema = json!({ "type": "object", "properties": { "t": { "$ref": "#" }, "d": { "$ref": "#/$defs/d" } }, "$defs": { "d": { "const": 1 } } });
         let schema = Schema::parse_arguments(schema.to_string().as_bytes(), BOUNDS).unwrap();
-        let either = Schema::any_of(vec![schema.as_call("f", "parameters")]).root;
+        let either = Schema::any_of(vec![schema.into_call("f", "parameters")]).root;
         let properties = &either["anyOf"][0]["properties"]["parameters"]["properties"];
         assert_eq!(properties["t"]["$ref"], "#/anyOf/0/properties/parameters");
         assert_eq!(
