@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sees to what the build needs beyond Rust and Python 3: a C++ compiler, cmake and libclang.
 #
 # To be sourced by a script that has made the repository its working directory. As root on Debian,

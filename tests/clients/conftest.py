@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import websockets.asyncio.connection
 import websockets.sync.connection
-from judges import Judged, judge_socket_event
 from openai import AsyncOpenAI, OpenAI
+
+from judges import Judged, judge_socket_event
 from turnwire_process import Turnwire
 
 ENGINES = {"scripted": "scripted", "embedded": "llama:smollm2"}

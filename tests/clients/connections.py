@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
-from judges import judge_http_event, judge_response
 from openai import OpenAI
 from openai.resources.responses.responses import AsyncResponsesConnection, ResponsesConnection
+
+from judges import judge_http_event, judge_response
 from turns import Turn, is_terminal
 
 Request = dict[str, Any]

@@ -11,6 +11,7 @@ from agents import (
     ToolsToFinalOutputResult,
 )
 from agents.models.openai_responses import OpenAIResponsesWSModel
+
 from conftest import Server
 from toolbox import TOOLS, run_tool
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from itertools import pairwise
 
 from conftest import Server
 from connections import create_async
@@ -26,7 +27,7 @@ async def test_two_conversations_stream_at_once(embedded: Server):
     seen: list[tuple[str, str]] = []
     await asyncio.gather(stream(embedded, "a", seen), stream(embedded, "b", seen))
     deltas = [name for name, kind in seen if kind == "response.output_text.delta"]
-    turns_taken = sum(1 for before, after in zip(deltas, deltas[1:]) if before != after)
+    turns_taken = sum(1 for before, after in pairwise(deltas) if before != after)
     assert turns_taken > 10, f"one waited for the other: {''.join(deltas)}"
 
 

@@ -1,9 +1,10 @@
 """What a response can be continued from, where, and for how long."""
 
 import pytest
+from openai import BadRequestError, NotFoundError
+
 from conftest import Server
 from connections import Request, create, post
-from openai import BadRequestError, NotFoundError
 from toolbox import TOOLS, call_output, run_tool
 from turns import Turn
 
@@ -19,9 +20,7 @@ def question(server: Server, **more) -> Request:
 
 
 def demanding_a_call(server: Server, **more) -> Request:
-    return question(
-        server, tools=TOOLS, tool_choice="required", max_output_tokens=256, **more
-    )
+    return question(server, tools=TOOLS, tool_choice="required", max_output_tokens=256, **more)
 
 
 def assert_not_found(turn: Turn, missing: str) -> None:

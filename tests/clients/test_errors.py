@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from openai import APIStatusError, OpenAI
+
 from conftest import Server, Start
 from connections import create, send_text
-from openai import APIStatusError, OpenAI
 
 GOOD = {"model": "scripted", "input": "hi", "store": False}
 
@@ -29,17 +30,19 @@ CASES = {
     "no input": (without("input"), 400, "missing_required_parameter", "input"),
     "input of the wrong type": (message(input=5), 400, "invalid_type", "input"),
     "item of the wrong type": (message(input=[5]), 400, "invalid_type", "input[0]"),
-    "temperature too high": (
-        message(temperature=9), 400, "decimal_above_max_value", "temperature"
-    ),
-    "temperature too low": (
-        message(temperature=-1), 400, "decimal_below_min_value", "temperature"
-    ),
+    "temperature too high": (message(temperature=9), 400, "decimal_above_max_value", "temperature"),
+    "temperature too low": (message(temperature=-1), 400, "decimal_below_min_value", "temperature"),
     "too few tokens": (
-        message(max_output_tokens=1), 400, "integer_below_min_value", "max_output_tokens"
+        message(max_output_tokens=1),
+        400,
+        "integer_below_min_value",
+        "max_output_tokens",
     ),
     "too many alternatives": (
-        message(top_logprobs=21), 400, "integer_above_max_value", "top_logprobs"
+        message(top_logprobs=21),
+        400,
+        "integer_above_max_value",
+        "top_logprobs",
     ),
     "tools of the wrong type": (message(tools="all"), 400, "invalid_type", "tools"),
     "in the background": (message(background=True), 400, "unsupported_parameter", "background"),
@@ -120,7 +123,9 @@ def test_keys_are_asked_for_where_there_are_keys(start: Start, tmp_path):
     assert refused.value.status_code == 401
     base_url = str(refused.value.request.url).removesuffix("/models")
 
-    one, two = (OpenAI(base_url=base_url, api_key=key, max_retries=0) for key in ("sk-one", "sk-two"))
+    one, two = (
+        OpenAI(base_url=base_url, api_key=key, max_retries=0) for key in ("sk-one", "sk-two")
+    )
     with one.responses.connect() as connection:
         stored = create(connection, {**GOOD, "store": True})
     assert one.responses.retrieve(stored.id).id == stored.id

@@ -8,7 +8,16 @@ from turnwire_process import REPOSITORY
 
 def test_every_kind_of_event_is_accepted_by_both_judges():
     printed = subprocess.run(
-        "cargo run --quiet --locked --package turnwire-protocol --example dump_events".split(),
+        [
+            "cargo",
+            "run",
+            "--quiet",
+            "--locked",
+            "--package",
+            "turnwire-protocol",
+            "--example",
+            "dump_events",
+        ],
         cwd=REPOSITORY,
         check=True,
         capture_output=True,

@@ -2,12 +2,13 @@
 
 import asyncio
 
-from conftest import Server
 from openai.lib.responses_websocket import (
     AsyncResponsesWebSocketSession,
     ResponsesWebSocketAccumulator,
     ResponsesWebSocketLimits,
 )
+
+from conftest import Server
 
 LIMITS = ResponsesWebSocketLimits(
     max_lanes=8,
@@ -43,21 +44,24 @@ async def test_lanes_run_side_by_side_and_each_continues_its_own(server: Server)
             parent = {"previous_response_id": response.id}
         return ids
 
-    async with server.async_client().responses.connect() as connection:
-        async with AsyncResponsesWebSocketSession(connection, limits=LIMITS) as session:
-            ids = await asyncio.gather(*(talk(session, name) for name in (None, "a", "b.c_d-e")))
+    async with (
+        server.async_client().responses.connect() as connection,
+        AsyncResponsesWebSocketSession(connection, limits=LIMITS) as session,
+    ):
+        ids = await asyncio.gather(*(talk(session, name) for name in (None, "a", "b.c_d-e")))
     assert len({one for lane in ids for one in lane}) == 9
 
 
 async def test_the_accumulator_follows_every_event(server: Server):
     accumulator = ResponsesWebSocketAccumulator()
-    async with server.async_client().responses.connect() as connection:
-        async with AsyncResponsesWebSocketSession(connection, limits=LIMITS) as session:
-            await session.default.send(question(server.model))
-            while True:
-                event = await session.default.recv()
-                accumulator.add_event(event)
-                if event.type in ("response.completed", "response.incomplete"):
-                    break
+    async with (
+        server.async_client().responses.connect() as connection,
+        AsyncResponsesWebSocketSession(connection, limits=LIMITS) as session,
+    ):
+        await session.default.send(question(server.model))
+        event = None
+        while event is None or event.type not in ("response.completed", "response.incomplete"):
+            event = await session.default.recv()
+            accumulator.add_event(event)
     assert accumulator.snapshot().output_text == event.response.output_text
     assert accumulator.get_final_response().id == event.response.id

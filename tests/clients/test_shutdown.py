@@ -3,8 +3,9 @@
 import time
 
 import pytest
-from connections import create
 from websockets.exceptions import ConnectionClosed
+
+from connections import create
 
 HANGING = """
 [[reply]]

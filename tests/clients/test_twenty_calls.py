@@ -4,6 +4,7 @@ from collections.abc import Generator
 from itertools import pairwise
 
 import pytest
+
 from conftest import Server
 from connections import Request, create, create_async, post, post_streamed
 from toolbox import TOOLS, call_output, check_arguments, run_tool
