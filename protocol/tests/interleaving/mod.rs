@@ -1,0 +1,437 @@
+//! Plays whatever some bytes say against a session, and checks what must hold in any case.
+//!
+//! Every byte string is a sequence of inputs: creates on a few lanes, cancels, garbage, output of
+//! engines that may be nonsense, answers of the store, time, a drain. The property tests and the
+//! fuzz target share this.
+
+#[path = "../runner/watch.rs"]
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use turnwire_protocol::action::{Action, TurnKey};
+use turnwire_protocol::chain::{Chain, EngineState};
+use turnwire_protocol::engine::{
+    EngineFailure, EngineFailureKind, EngineOutput, FinishReason, ItemStart, Usage,
+};
+use turnwire_protocol::id::IdSource;
+use turnwire_protocol::limits::Limits;
+use turnwire_protocol::session::{Now, SaveFailed, Session, Transport};
+
+use self::watch::Watch;
+
+const RUNNING: usize = 3;
+
+/// Plays `bytes` to their end, then lets everything come to an end. Panics if anything is wrong.
+pub(crate) fn play(bytes: &[u8]) {
+    let mut play = Play::new();
+    let mut script = Script(bytes);
+    while let Some(what) = script.next() {
+        play.act(what, &mut script);
+    }
+    play.wind_up();
+}
+
+/// The bytes not read yet.
+struct Script<'a>(&'a [u8]);
+
+impl Iterator for Script<'_> {
+    type Item = u8;
+
+    fn next(&mut self) -> Option<u8> {
+        let (&first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(first)
+    }
+}
+
+impl Script<'_> {
+    /// One of `choices`, by the next byte.
+    fn pick<'c, T>(&mut self, choices: &'c [T]) -> Option<&'c T> {
+        let byte = usize::from(self.next().unwrap_or(0));
+        choices.get(byte % choices.len().max(1))
+    }
+}
+
+#[derive(Default)]
+struct Counter(u128);
+
+impl IdSource for Counter {
+    fn mint(&mut self) -> u128 {
+        self.0 += 1;
+        self.0
+    }
+}
+
+/// How far an engine has come with a turn.
+#[derive(Clone, Copy, Default)]
+enum Making {
+    #[default]
+    Asked,
+    AskedToWarmUp,
+    WarmingUp,
+    BetweenItems,
+    InMessage,
+    InReasoning,
+    InCall,
+}
+
+struct Play {
+    session: Session,
+    now: Now,
+    ids: Counter,
+    watch: Watch,
+    /// The lane of the event that was sent last, if it ended something.
+    ended_on: Option<Option<String>>,
+    /// The last turn that ended on each lane.
+    last_ended: BTreeMap<Option<String>, TurnKey>,
+    ended: BTreeSet<TurnKey>,
+    loading: BTreeMap<TurnKey, String>,
+    making: BTreeMap<TurnKey, Making>,
+    saving: BTreeMap<TurnKey, Chain>,
+    stored: BTreeMap<String, Chain>,
+    /// All responses that were seen, with the calls in them.
+    responses: Vec<(String, Vec<String>)>,
+    states: Vec<Weak<()>>,
+    closed: bool,
+}
+
+impl Play {
+    fn new() -> Self {
+        let limits = Limits {
+            connection_age: Some(Duration::from_secs(60)),
+            age_grace: Duration::from_secs(10),
+            running_responses: RUNNING,
+            lane_names: 3,
+            queued_creates: 6,
+            queued_bytes: 4000,
+            message_bytes: 1000,
+            ..Limits::default()
+        };
+        let now = Now {
+            elapsed: Duration::ZERO,
+            unix_seconds: 1_800_000_000,
+        };
+        Self {
+            session: Session::new(Transport::WebSocket, limits, now),
+            now,
+            ids: Counter::default(),
+            watch: Watch::default(),
+            ended_on: None,
+            last_ended: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            loading: BTreeMap::new(),
+            making: BTreeMap::new(),
+            saving: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            responses: Vec::new(),
+            states: Vec::new(),
+            closed: false,
+        }
+    }
+
+    fn act(&mut self, what: u8, script: &mut Script<'_>) {
+        match what % 16 {
+            0..=3 => {
+                let message = self.create(script);
+                self.say(message);
+            }
+            4..=9 => {
+                let making: Vec<TurnKey> = self.making.keys().copied().collect();
+                // Now and then output comes for a turn that has ended, or never was.
+                let stray = TurnKey(u64::from(what / 16));
+                let turn = match script.pick(&making) {
+                    Some(&turn) if what < 240 => turn,
+                    _ => stray,
+                };
+                let output = self.output(turn, script);
+                self.session
+                    .handle_output(self.now, &mut self.ids, turn, output);
+            }
+            10 => {
+                let loading: Vec<TurnKey> = self.loading.keys().copied().collect();
+                let turn = script.pick(&loading).copied().unwrap_or(TurnKey(7));
+                let chain = self.loading.remove(&turn);
+                let chain = chain.and_then(|id| self.stored.get(&id).cloned());
+                self.session
+                    .handle_loaded(self.now, &mut self.ids, turn, chain);
+            }
+            11 => {
+                let saving: Vec<TurnKey> = self.saving.keys().copied().collect();
+                let turn = script.pick(&saving).copied().unwrap_or(TurnKey(7));
+                let chain = self.saving.remove(&turn);
+                let saved = match (script.next(), chain) {
+                    (Some(200..), _) => Err(SaveFailed),
+                    (_, chain) => {
+                        let stored = chain.map(|chain| (chain.id().to_string(), chain));
+                        self.stored.extend(stored);
+                        Ok(())
+                    }
+                };
+                self.session
+                    .handle_saved(self.now, &mut self.ids, turn, saved);
+            }
+            12 => {
+                let id = script.pick(&self.responses).map_or("", |(id, _)| id);
+                let message = match script.next().unwrap_or(0) % 6 {
+                    0 => format!(r#"{{"type":"response.cancel","response_id":"{id}"}}"#),
+                    1 => r#"{"type":"response.cancel"}"#.to_owned(),
+                    2 => r#"{"type":"response.cancel","stream_id":"a"}"#.to_owned(),
+                    3 => format!(
+                        r#"{{"type":"response.steer","previous_response_id":"{id}","input":"x"}}"#
+                    ),
+                    4 => r#"{"type":"response.inject","response_id":"x","input":[]}"#.to_owned(),
+                    _ => r#"{"type":"response.processed"}"#.to_owned(),
+                };
+                self.say(message);
+            }
+            13 => {
+                let length = usize::from(script.next().unwrap_or(0)).min(script.0.len());
+                let (garbage, rest) = script.0.split_at(length);
+                script.0 = rest;
+                self.say(garbage.to_vec());
+            }
+            14 => {
+                self.now.elapsed += Duration::from_secs(u64::from(what / 16));
+                let deadline = self.session.deadline();
+                if deadline.is_some_and(|deadline| deadline <= self.now.elapsed) {
+                    self.session.handle_timeout(self.now);
+                }
+            }
+            _ if what == 255 => self.session.handle_drain(self.now),
+            _ => self.session.handle_oversized(self.now),
+        }
+        self.carry_out();
+    }
+
+    fn say(&mut self, message: impl Into<Vec<u8>>) {
+        let message = message.into();
+        self.session
+            .handle_message(self.now, &mut self.ids, message.into());
+    }
+
+    /// A create that is mostly right.
+    fn create(&mut self, script: &mut Script<'_>) -> String {
+        let lane = match script.next().unwrap_or(0) % 16 {
+            0..=4 => "",
+            5..=8 => r#","stream_id":"a""#,
+            9..=12 => r#","stream_id":"b""#,
+            13 => r#","stream_id":"c""#,
+            14 => r#","stream_id":"d""#,
+            _ => r#","stream_id":"""#,
+        };
+        let none = (String::new(), Vec::new());
+        let (parent, calls) = match script.next().unwrap_or(0) {
+            0..=99 => none,
+            100..=109 => ("resp_x".to_owned(), Vec::new()),
+            back => self
+                .responses
+                .iter()
+                .rev()
+                .nth(usize::from(back % 4))
+                .cloned()
+                .unwrap_or(none),
+        };
+        let mut items: Vec<String> = calls
+            .iter()
+            .map(|call| {
+                format!(r#"{{"type":"function_call_output","call_id":"{call}","output":"1"}}"#)
+            })
+            .collect();
+        match script.next().unwrap_or(0) {
+            0..=150 => items.push(r#"{"role":"user","content":"x"}"#.to_owned()),
+            151..=240 => {}
+            241..=248 => drop(items.pop()),
+            _ => items
+                .push(r#"{"type":"function_call_output","call_id":"c","output":""}"#.to_owned()),
+        }
+        let setting = match script.next().unwrap_or(0) % 16 {
+            0..=6 => r#","store":false"#,
+            7..=11 => "",
+            12 | 13 => r#","store":false,"generate":false"#,
+            14 => r#","store":false,"tools":[{"type":"function","name":"f","async":true}]"#,
+            _ => r#","temperature":9"#,
+        };
+        let parent = match &*parent {
+            "" => String::new(),
+            parent => format!(r#","previous_response_id":"{parent}""#),
+        };
+        let items = items.join(",");
+        format!(
+            r#"{{"type":"response.create","model":"m"{lane}{parent},"input":[{items}]{setting}}}"#
+        )
+    }
+
+    /// What an engine says next; mostly something that keeps to its contract.
+    fn output(&mut self, turn: TurnKey, script: &mut Script<'_>) -> EngineOutput {
+        let byte = script.next().unwrap_or(0);
+        let making = self.making.get(&turn).copied().unwrap_or_default();
+        let text = ["a", "", "\"\u{0}é"][usize::from(byte % 3)].to_owned();
+        let (output, next) = match (making, byte) {
+            (_, 250..) => (self.nonsense(script, text), making),
+            (_, 246..) => (failed(), making),
+            (Making::Asked, _) => (EngineOutput::Started, Making::BetweenItems),
+            (Making::AskedToWarmUp, _) => (EngineOutput::Started, Making::WarmingUp),
+            (Making::WarmingUp, _) => (self.finished(FinishReason::Stop), making),
+            (Making::BetweenItems, 0..=79) => (
+                EngineOutput::ItemStarted(ItemStart::Message),
+                Making::InMessage,
+            ),
+            (Making::BetweenItems, 80..=119) => {
+                let name = "f".into();
+                (
+                    EngineOutput::ItemStarted(ItemStart::FunctionCall { name }),
+                    Making::InCall,
+                )
+            }
+            (Making::BetweenItems, 120..=149) => (
+                EngineOutput::ItemStarted(ItemStart::Reasoning),
+                Making::InReasoning,
+            ),
+            (Making::BetweenItems, _) => (self.finished(FinishReason::Stop), making),
+            (_, 230..) => (self.finished(FinishReason::MaxOutputTokens), making),
+            (_, 120..) => (EngineOutput::ItemDone, Making::BetweenItems),
+            (Making::InCall, _) => (EngineOutput::ArgumentsDelta { text }, making),
+            (Making::InReasoning, _) => (EngineOutput::ReasoningDelta { text }, making),
+            (Making::InMessage, _) => {
+                let logprobs = Vec::new();
+                (EngineOutput::TextDelta { text, logprobs }, making)
+            }
+        };
+        if let Some(making) = self.making.get_mut(&turn) {
+            *making = next;
+        }
+        output
+    }
+
+    fn nonsense(&mut self, script: &mut Script<'_>, text: String) -> EngineOutput {
+        let name = "g".into();
+        match script.next().unwrap_or(0) % 8 {
+            0 => EngineOutput::Started,
+            1 => EngineOutput::ItemStarted(ItemStart::Message),
+            2 => EngineOutput::ItemStarted(ItemStart::FunctionCall { name }),
+            3 => EngineOutput::ArgumentsDelta { text },
+            4 => EngineOutput::ReasoningDelta { text },
+            5 => EngineOutput::RefusalDelta { text },
+            6 => EngineOutput::ItemDone,
+            _ => self.finished(FinishReason::ContentFilter),
+        }
+    }
+
+    fn finished(&mut self, reason: FinishReason) -> EngineOutput {
+        let state = Arc::new(());
+        self.states.push(Arc::downgrade(&state));
+        EngineOutput::Finished {
+            reason,
+            usage: Usage::default(),
+            state: Some(EngineState::new(state)),
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(action) = self.session.poll_action() {
+            assert!(!self.closed, "after the close: {action:?}");
+            match action {
+                Action::Send(event) => {
+                    let json = match self.watch.check(&event, Transport::WebSocket) {
+                        Ok(json) => json,
+                        Err(problem) => panic!("{problem}"),
+                    };
+                    let lane = json.get("stream_id").and_then(|lane| lane.as_str());
+                    self.ended_on = event.is_terminal().then(|| lane.map(str::to_owned));
+                    if let Some(id) = json.pointer("/response/id").and_then(|id| id.as_str()) {
+                        self.responses.retain(|(seen, _)| seen != id);
+                        let output = json["response"]["output"].as_array();
+                        let calls = output
+                            .into_iter()
+                            .flatten()
+                            .filter_map(|item| item["call_id"].as_str().map(str::to_owned));
+                        self.responses.push((id.to_owned(), calls.collect()));
+                    }
+                }
+                Action::Load { turn, id } => {
+                    self.loading.insert(turn, id.to_string());
+                }
+                Action::Start { turn, request } => {
+                    assert!(!self.ended.contains(&turn), "started after its end");
+                    self.loading.remove(&turn);
+                    let asked = match request.generate {
+                        true => Making::Asked,
+                        false => Making::AskedToWarmUp,
+                    };
+                    assert!(self.making.insert(turn, asked).is_none(), "started twice");
+                }
+                Action::Stop { turn } => {
+                    assert!(self.making.remove(&turn).is_some(), "stopped for nothing");
+                }
+                Action::Save { turn, record } => {
+                    assert!(
+                        self.making.remove(&turn).is_some(),
+                        "saved before it was made"
+                    );
+                    self.saving.insert(turn, record.chain);
+                }
+                Action::Ended { turn, .. } => {
+                    let lane = self
+                        .ended_on
+                        .take()
+                        .expect("an end is told to the client first");
+                    let former = self.last_ended.insert(lane, turn);
+                    assert!(former < Some(turn), "a lane is not first in, first out");
+                    assert!(self.ended.insert(turn), "ended twice");
+                    self.making.remove(&turn);
+                    self.loading.remove(&turn);
+                    self.saving.remove(&turn);
+                }
+                Action::Close { .. } => self.closed = true,
+            }
+            let running = self.loading.len() + self.making.len() + self.saving.len();
+            assert!(running <= RUNNING, "{running} turns run at once");
+        }
+    }
+
+    /// Ends all turns in their own ways, then the connection.
+    fn wind_up(mut self) {
+        loop {
+            if let Some((turn, _)) = self.loading.pop_first() {
+                self.session
+                    .handle_loaded(self.now, &mut self.ids, turn, None);
+            } else if let Some((turn, _)) = self.saving.pop_first() {
+                self.session
+                    .handle_saved(self.now, &mut self.ids, turn, Ok(()));
+            } else if let Some((turn, _)) = self.making.pop_first() {
+                self.session
+                    .handle_output(self.now, &mut self.ids, turn, failed());
+            } else {
+                break;
+            }
+            self.carry_out();
+        }
+        self.session.handle_drain(self.now);
+        self.carry_out();
+        assert!(self.closed, "a drained connection closes");
+        let keys: Vec<u64> = self.ended.iter().map(|turn| turn.0).collect();
+        let all: Vec<u64> = (0..keys.len() as u64).collect();
+        assert_eq!(keys, all, "a create has no end");
+
+        self.say(r#"{"type":"response.create","model":"m","input":"x"}"#);
+        self.carry_out();
+
+        drop(self.session);
+        drop(self.stored);
+        assert!(
+            self.states.iter().all(|state| state.strong_count() == 0),
+            "a link outlives its connection"
+        );
+    }
+}
+
+fn failed() -> EngineOutput {
+    EngineOutput::Failed(EngineFailure {
+        kind: EngineFailureKind::Overloaded,
+        message: "Busy.".to_owned(),
+        param: None,
+    })
+}
