@@ -27,6 +27,10 @@ pub(crate) use self::calls::{
     CALL_CLOSE, CALL_OPEN, CallStyle, PYTHON_TAG, THINK_CLOSE, THINK_OPEN,
 };
 
+/// What delimits calls and reasoning. Models have some of these as control tokens, which are
+/// part of their output all the same.
+pub const MARKERS: [&str; 5] = [CALL_OPEN, CALL_CLOSE, THINK_OPEN, THINK_CLOSE, PYTHON_TAG];
+
 /// What is assumed of a model that comes without a template.
 const CHATML: &str = "{% for message in messages %}\
 {{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}\
@@ -74,7 +78,7 @@ impl ChatFormat {
             template,
             shape,
             style,
-            control_markers: [CALL_OPEN, CALL_CLOSE, THINK_OPEN, THINK_CLOSE]
+            control_markers: MARKERS
                 .into_iter()
                 .filter(|marker| tokens.control.iter().any(|token| token == marker))
                 .collect(),

@@ -4,6 +4,13 @@
 //! two parts (a head and segments, see docs/decisions/0001), a grammar that keeps the output
 //! well formed, and a streaming parser that turns it into items. It knows no tokenizer and no
 //! model: text in, text out, so every engine that takes raw tokens can use it.
+//!
+//! An engine makes one [`format::ChatFormat`] per model. For a turn it tokenises the head and
+//! the segment behind the recorded ones, samples under the plan's grammar (compiled with
+//! `TopLevelGrammar::from_lark`; if that fails, [`format::ChatFormat::blame`] says whose fault
+//! it is), and pushes the bytes of every token but the one that ends the turn into the plan's
+//! parser. Of control tokens it pushes the text only of [`format::MARKERS`], and nothing of
+//! the others.
 
 pub mod format;
 pub mod grammar;

@@ -171,7 +171,7 @@ impl Shape {
         };
         let one = render(&["call_1"]);
         let two = render(&["call_1", "call_2"]);
-        self.parallel_calls = two.is_some();
+        let parallel_calls = two.is_some();
         let Some(style) = two
             .or(one)
             .and_then(|text| CallStyle::detect(&text, "zqCallqz", has_tag))
@@ -181,6 +181,7 @@ impl Shape {
         if let Ok((after_call, _)) = closing(template, Stub::Call, result("call_0"), tokens) {
             self.after_call = after_call;
             self.native_calls = Some(style);
+            self.parallel_calls = parallel_calls;
         }
     }
 
