@@ -198,12 +198,12 @@ impl LocalEngine {
             let refused = output.clone();
             let spawned = std::thread::Builder::new()
                 .name("local-engine-prepare".to_owned())
-                .spawn(move || front.submit(&request, output));
+                .spawn(move || front.submit(&request, &output));
             if spawned.is_err() {
                 self.front.refuse(&refused, overloaded());
             }
         } else {
-            front.submit(&request, output);
+            front.submit(&request, &output);
         }
         receiver
     }
@@ -281,16 +281,16 @@ impl Front {
         new + inherited + if known { 0 } else { head } > PREPARED_AT_ONCE
     }
 
-    fn submit(&self, request: &TurnRequest, output: mpsc::Sender<EngineOutput>) {
+    fn submit(&self, request: &TurnRequest, output: &mpsc::Sender<EngineOutput>) {
         match self.prepare(request, output.clone()) {
             Ok(job) => {
                 // Room for the first word is certain: the channel is new.
                 let _ = output.try_send(EngineOutput::Started);
                 if self.commands.send(Command::Run(Box::new(job))).is_err() {
-                    self.refuse(&output, stopped());
+                    self.refuse(output, stopped());
                 }
             }
-            Err(failure) => self.refuse(&output, failure),
+            Err(failure) => self.refuse(output, failure),
         }
     }
 
@@ -357,16 +357,13 @@ impl Front {
         plan: Plan,
         room: u32,
     ) -> Result<Generation, EngineFailure> {
-        let matcher = plan
-            .grammar
-            .map(|lark| self.model.matcher(&lark))
-            .transpose();
-        let matcher = matcher.map_err(|error| EngineFailure {
-            kind: EngineFailureKind::Invalid,
-            message: format!(
-                "The output format or a tool's parameters cannot be enforced: {error}"
-            ),
-            param: None,
+        let model = &self.model;
+        let matcher = plan.grammar.map(|lark| model.matcher(&lark)).transpose();
+        let matcher = matcher.map_err(|_| {
+            // Compiles the parts one by one to name the field at fault.
+            model
+                .format
+                .blame(request, |lark| model.matcher(lark).map(drop))
         })?;
         let rng = self
             .seeds

@@ -13,7 +13,7 @@ pub(crate) struct LinkState {
     /// The engine that made it: ids of another model mean nothing to this one.
     pub(crate) engine: u64,
     /// The nearest response before this one that has ids of this engine.
-    pub(crate) base: Option<Arc<LinkState>>,
+    pub(crate) base: Option<Arc<Self>>,
     /// The segment: what this response appended to the prompt, generated ids included.
     pub(crate) ids: Vec<Token>,
     /// Ids from the first response to this one, without a head.

@@ -18,8 +18,8 @@ use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llguidance::api::TopLevelGrammar;
 use llguidance::{Matcher, ParserFactory};
-use turnwire_prompt::format::{ChatFormat, TemplateError};
-use turnwire_prompt::{SpecialTokens, Text};
+use turnwire_prompt::format::{ChatFormat, MARKERS, TemplateError};
+use turnwire_prompt::{Bounds, SpecialTokens, Text};
 
 use crate::cache::{Cells, Seq, Token};
 use crate::engine::Options;
@@ -31,7 +31,7 @@ pub enum LoadError {
     NoSuchFile(PathBuf),
     #[error("{0}: not a GGUF file (it does not begin with \"GGUF\")")]
     NotGguf(PathBuf),
-    #[error("{0}: llama.cpp cannot load this model; its log says why (RUST_LOG=info)")]
+    #[error("{0}: llama.cpp cannot load this model; its log says why (RUST_LOG=llama-cpp-2=info)")]
     Refused(PathBuf),
     #[error("{0}: recurrent and hybrid models cannot be forked or rewound, and are not served yet")]
     Recurrent(PathBuf),
@@ -71,14 +71,8 @@ impl std::fmt::Debug for Model {
     }
 }
 
-/// Control tokens that are part of a call or of reasoning, so that the parser must see them.
-const SHOWN_CONTROL_TOKENS: [&str; 5] = [
-    "<|python_tag|>",
-    "<tool_call>",
-    "</tool_call>",
-    "<think>",
-    "</think>",
-];
+/// Models of fewer parameters than this do not know when to end a string or a list.
+const SMALL: u64 = 1_000_000_000;
 /// Cells of a cache that nobody sized: more would rarely be used on the machines this runs on.
 const DEFAULT_CELLS: u32 = 32 * 1024;
 /// A conversation shorter than this is of no use to an agent.
@@ -106,12 +100,20 @@ impl Model {
             return Err(LoadError::NotAChatModel(path.into()));
         }
         let cells = cells(&llama, options);
-        let format = ChatFormat::new(template(&llama).as_deref(), special_tokens(&llama))
-            .map_err(|error| LoadError::Template(path.into(), error))?;
+        let template = llama.meta_val_str("tokenizer.chat_template").ok();
+        let tokens = special_tokens(&llama, template.as_deref());
+        let format = ChatFormat::new(template.as_deref(), tokens)
+            .map_err(|error| LoadError::Template(path.into(), error))?
+            .with_bounds(if llama.n_params() < SMALL {
+                Bounds::TIGHT
+            } else {
+                Bounds::default()
+            });
         let vocabulary = LlamaSampler::llguidance_tok_env(&llama);
         let mut grammars = ParserFactory::new_simple(&vocabulary)
             .map_err(|error| LoadError::Grammar(path.into(), error.to_string()))?;
-        grammars.quiet();
+        // Its verbose errors quote what was generated, and end up in messages and logs.
+        grammars.quiet().limits_mut().verbose_errors = false;
         Ok(Self {
             context: llama.n_ctx_train().min(cells),
             cells,
@@ -159,7 +161,7 @@ impl Model {
         if buffer.is_empty() && !vocab.is_eog(LlamaToken(token)) {
             let mut text = Vec::new();
             vocab.token_to_piece_into(LlamaToken(token), &mut text, true, None);
-            if std::str::from_utf8(&text).is_ok_and(|text| SHOWN_CONTROL_TOKENS.contains(&text)) {
+            if std::str::from_utf8(&text).is_ok_and(|text| MARKERS.contains(&text)) {
                 *buffer = text;
             }
         }
@@ -237,12 +239,7 @@ fn check_file(path: &Path) -> Result<(), LoadError> {
     }
 }
 
-/// What the model has to say about the chat format, from its file.
-fn template(llama: &LlamaModel) -> Option<String> {
-    llama.meta_val_str("tokenizer.chat_template").ok()
-}
-
-fn special_tokens(llama: &LlamaModel) -> SpecialTokens {
+fn special_tokens(llama: &LlamaModel, template: Option<&str>) -> SpecialTokens {
     let vocab = llama.vocab();
     let text = |token: LlamaToken| {
         (token.0 >= 0)
@@ -258,12 +255,17 @@ fn special_tokens(llama: &LlamaModel) -> SpecialTokens {
         .filter_map(text)
         .filter(|text| !text.is_empty())
         .collect();
-    let eos = text(vocab.eos());
+    let (eos, eot) = (text(vocab.eos()), text(vocab.eot()));
+    // Either may end a turn: of ChatML it is usually EOS, of Llama 3 EOT. The template knows.
+    let ends_turns = |token: &&String| template.is_some_and(|text| text.contains(token.as_str()));
+    let end_of_turn = [&eos, &eot]
+        .into_iter()
+        .flatten()
+        .find(ends_turns)
+        .or(eos.as_ref());
     SpecialTokens {
         bos: vocab.should_add_bos().then(|| text(vocab.bos())).flatten(),
-        end_of_turn: text(vocab.eot())
-            .or_else(|| eos.clone())
-            .unwrap_or_default(),
+        end_of_turn: end_of_turn.cloned().unwrap_or_default(),
         eos,
         control,
     }

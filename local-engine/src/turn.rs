@@ -271,9 +271,9 @@ impl Turn {
     pub(crate) fn finish(&mut self, reason: FinishReason, model: &Model) {
         let total =
             self.job.parent.as_ref().map_or(0, |parent| parent.total) + self.own.len() as u32;
-        let before = match (self.output_tokens, self.own.last()) {
-            (0, _) => Before::Closed,
-            (_, Some(&last)) if model.ends_generation(last) => Before::Ended,
+        let before = match self.own.last() {
+            _ if self.job.generation.is_none() => Before::Closed,
+            Some(&last) if model.ends_generation(last) => Before::Ended,
             _ => Before::Open,
         };
         let usage = Usage {

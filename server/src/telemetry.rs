@@ -3,6 +3,7 @@
 //! Our own lines hold nothing of what was said. Other crates print frames and headers at their
 //! finer levels, so they are capped at `info` whatever `RUST_LOG` says.
 
+use std::env;
 use std::io::{self, IsTerminal};
 
 use tracing::{Level, Metadata, Subscriber};
@@ -14,11 +15,16 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Prefix of the targets of all of our crates.
 const OURS: &str = "turnwire";
 
-/// Logs to standard error at the level that `RUST_LOG` names, `info` without it.
+/// What is logged when `RUST_LOG` says nothing. llama.cpp describes a model in 150 lines of
+/// `info`, and warns of cells for more than one conversation.
+const DEFAULT: &str = "info,llama-cpp-2=error,llama_cpp_2=error";
+
+/// Logs to standard error what `RUST_LOG` names.
 pub fn init() {
+    let wanted = env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| DEFAULT.to_owned());
     let wanted = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
-        .from_env_lossy();
+        .parse_lossy(wanted);
     subscriber(wanted, io::stderr).init();
 }
 
