@@ -35,9 +35,13 @@ enum Step {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn run(mut socket: Socket, server: Arc<Server>, owner: Tenant) {
+///
+/// Both halves are boxed: a future has room for everything that is moved in it, several times
+/// over, and there may be many thousands of these.
+pub(crate) async fn run(mut socket: Box<Socket>, server: Arc<Server>, owner: Tenant) {
     let mut draining = pin!(server.draining());
-    let mut runner = Runner::new(Arc::clone(&server), owner, Transport::WebSocket);
+    let runner = Runner::new(Arc::clone(&server), owner, Transport::WebSocket);
+    let mut runner = Box::new(runner);
     let mut next_ping = Instant::now() + PING_INTERVAL;
     let mut alarm = pin!(sleep_until(next_ping));
     let mut taking = Patience::default();

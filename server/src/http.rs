@@ -108,7 +108,7 @@ fn upgrade(
         match upgrade.await {
             Ok(upgraded) => {
                 let socket = Socket::open(upgraded, &handshake, &server.sockets);
-                connection::run(socket, server, owner).await;
+                connection::run(Box::new(socket), server, owner).await;
             }
             Err(error) => tracing::debug!(%error, "connection lost during its upgrade"),
         }

@@ -37,7 +37,7 @@ const MAX_FRAME_BYTES: usize = 8 << 20;
 
 /// Small, because every idle connection holds both. They grow with a large message and shrink
 /// again behind it.
-const BUFFER_BYTES: usize = 1 << 10;
+const BUFFER_BYTES: usize = 256;
 
 /// Messages below this go out uncompressed: a token's event gains nothing.
 const COMPRESSION_THRESHOLD_BYTES: usize = 1 << 10;
@@ -132,8 +132,10 @@ impl Socket {
         let parts = upgraded.downcast::<TokioIo<TcpStream>>();
         let parts = parts.expect("every connection is served on a bare TCP stream");
         let wire = Wire::new(parts.io.into_inner());
+        // A copy, as a rule of nothing: the bytes themselves hold the buffer of the HTTP connection.
+        let rest = Bytes::copy_from_slice(&parts.read_buf);
         let codec = WebSocket::from_stream_with_extensions(
-            wire.with_rest(parts.read_buf),
+            wire.with_rest(rest),
             Role::Server,
             handshake.extensions.as_deref(),
             settings.options.clone(),
@@ -262,14 +264,16 @@ impl Socket {
                 self.message = Assembly::Oversized;
                 return None;
             }
-            Some(bytes) if last && bytes.is_empty() => payload,
+            // A copy: the items of a chain keep their message alive, and the codec's buffer is
+            // up to twice as large as what it holds.
+            Some(bytes) if last && bytes.is_empty() => Bytes::copy_from_slice(&payload),
             Some(mut bytes) => {
                 bytes.extend_from_slice(&payload);
                 if !last {
                     self.message = Assembly::Within(bytes);
                     return None;
                 }
-                bytes.freeze()
+                Bytes::copy_from_slice(&bytes)
             }
         };
         Some(match std::str::from_utf8(&whole) {
@@ -289,7 +293,7 @@ impl Socket {
     ///
     /// The wait matters: a client that inflates in the background loses the last message if
     /// the connection ends right behind it.
-    pub(crate) async fn close(mut self, code: u16, reason: &str) {
+    pub(crate) async fn close(&mut self, code: u16, reason: &str) {
         self.queue.push_back(Frame::close(code.into(), reason));
         let sent = timeout(CLOSE_PATIENCE, poll_fn(|cx| self.poll_send(cx))).await;
         if matches!(sent, Ok(Ok(()))) {
@@ -306,16 +310,14 @@ impl Socket {
     }
 
     /// After [`Incoming::Closing`]: sends the Close frame that is ready, and hangs up.
-    pub(crate) async fn finish(mut self) {
+    pub(crate) async fn finish(&mut self) {
         // Nothing but that frame may be sent any more.
         self.queue.retain(|frame| frame.opcode() == OpCode::Close);
         let _ = timeout(CLOSE_PATIENCE, poll_fn(|cx| self.poll_send(cx))).await;
         self.hang_up().await;
     }
 
-    async fn hang_up(self) {
-        let Self { codec, wire, .. } = self;
-        drop(codec);
-        let _ = timeout(CLOSE_PATIENCE, wire.hang_up()).await;
+    async fn hang_up(&self) {
+        let _ = timeout(CLOSE_PATIENCE, self.wire.hang_up()).await;
     }
 }
