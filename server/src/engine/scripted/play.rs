@@ -216,7 +216,7 @@ impl Scene<'_> {
             kind == ItemKind::FunctionCallOutput || kind == ItemKind::CustomToolCallOutput
         });
         let has_tools = !self.request.tools.functions.is_empty();
-        let said = |text: &String| self.seen.last_user_text.contains(text.as_str());
+        let said = |text: &String| self.seen.last_user_text().contains(text.as_str());
         reply.user_contains.as_ref().is_none_or(said)
             && reply.turn.is_none_or(|turn| turn == self.turn)
             && reply.until_turn.is_none_or(|turn| self.turn <= turn)
@@ -300,13 +300,17 @@ impl Scene<'_> {
     }
 
     fn filled_in(&self, text: &str) -> String {
-        text.replace("{items}", &self.seen.items.to_string())
-            .replace("{turn}", &self.turn.to_string())
-            .replace(
-                "{instructions}",
-                self.request.instructions.as_deref().unwrap_or(""),
-            )
-            .replace("{user}", &self.seen.last_user_text)
+        let mut text = text
+            .replace("{items}", &self.seen.items.to_string())
+            .replace("{turn}", &self.turn.to_string());
+        if text.contains("{instructions}") {
+            let instructions = self.request.instructions.as_deref();
+            text = text.replace("{instructions}", instructions.unwrap_or_default());
+        }
+        if text.contains("{user}") {
+            text = text.replace("{user}", &self.seen.last_user_text());
+        }
+        text
     }
 }
 

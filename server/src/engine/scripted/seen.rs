@@ -13,13 +13,16 @@ const BYTES_PER_TOKEN: usize = 4;
 pub(super) struct Seen {
     pub(super) items: u64,
     pub(super) tokens: u64,
-    /// Empty before the first user message.
-    pub(super) last_user_text: Arc<str>,
+    last_user_message: Option<Item>,
+}
+
+#[derive(Deserialize)]
+struct Author<'a> {
+    role: &'a str,
 }
 
 #[derive(Deserialize)]
 struct Message {
-    role: String,
     content: Content,
 }
 
@@ -66,22 +69,24 @@ impl Seen {
             .iter()
             .map(|item| item.raw().len().div_ceil(BYTES_PER_TOKEN));
         self.tokens += tokens.sum::<usize>() as u64;
-        if let Some(text) = items.iter().rev().find_map(user_text) {
-            self.last_user_text = text.into();
+        if let Some(message) = items.iter().rev().find(|item| is_of_user(item)) {
+            self.last_user_message = Some(message.clone());
+        }
+    }
+
+    /// Empty before the first user message.
+    pub(super) fn last_user_text(&self) -> String {
+        let message = self.last_user_message.as_ref();
+        let message = message.and_then(|item| serde_json::from_slice::<Message>(item.raw()).ok());
+        match message.map(|message| message.content) {
+            Some(Content::Text(text)) => text,
+            Some(Content::Parts(parts)) => parts.into_iter().map(|part| part.text).collect(),
+            None => String::new(),
         }
     }
 }
 
-fn user_text(item: &Item) -> Option<String> {
-    if item.kind() != ItemKind::Message {
-        return None;
-    }
-    let message: Message = serde_json::from_slice(item.raw()).ok()?;
-    if message.role != "user" {
-        return None;
-    }
-    Some(match message.content {
-        Content::Text(text) => text,
-        Content::Parts(parts) => parts.into_iter().map(|part| part.text).collect(),
-    })
+fn is_of_user(item: &Item) -> bool {
+    item.kind() == ItemKind::Message
+        && serde_json::from_slice::<Author<'_>>(item.raw()).is_ok_and(|by| by.role == "user")
 }
