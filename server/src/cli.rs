@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use turnwire_bench::Bench;
 use turnwire_protocol::limits::Limits;
 
 use crate::engine::spec::EngineSpec;
@@ -24,6 +25,9 @@ pub struct Cli {
 pub enum Command {
     /// Answer /v1/responses, over WebSocket and HTTP
     Serve(Box<ServeArgs>),
+    /// Measure a server, this one or another
+    #[command(subcommand)]
+    Bench(Bench),
     /// Print the version
     Version,
 }

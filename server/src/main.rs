@@ -21,6 +21,13 @@ fn main() -> ExitCode {
                 }
             }
         }
+        Command::Bench(bench) => match start::bench(bench) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("turnwire: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
         Command::Version => {
             println!("turnwire {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

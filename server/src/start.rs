@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
+use turnwire_bench::Bench;
 
 use crate::auth::Access;
 use crate::cli::{ServeArgs, StoreSpec};
@@ -34,6 +35,12 @@ pub fn serve(args: ServeArgs) -> Result<(), StartError> {
     // A model may still be loading, on a thread that cannot be interrupted.
     runtime.shutdown_background();
     Ok(served?)
+}
+
+/// Runs a benchmark against a server that is there already.
+pub fn bench(bench: Bench) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    runtime.block_on(bench.run())
 }
 
 fn access(args: &ServeArgs) -> Result<Access, StartError> {
