@@ -24,6 +24,51 @@ proptest! {
     fn a_busy_session_keeps_its_promises(steps in vec(step(), 0..250)) {
         interleaving::play(&steps.concat());
     }
+
+    /// A good message with a few bytes changed is answered or ignored, and never worse.
+    #[test]
+    fn any_message_is_heard(changes in vec((any::<usize>(), 0..4usize, snippet()), 0..4)) {
+        let mut message = MESSAGE.as_bytes().to_vec();
+        for (at, removed, added) in changes {
+            let at = at % message.len();
+            let end = (at + removed).min(message.len());
+            message.splice(at..end, added.bytes());
+        }
+        interleaving::hear(&message);
+    }
+}
+
+const MESSAGE: &str = r#"{"type":"response.create","stream_id":"a","model":"m","input":[{"role":"user","content":"x"},{"type":"function_call","call_id":"c","name":"f","arguments":"{}"},{"type":"function_call_output","call_id":"c","output":"y"}],"previous_response_id":"resp_1","instructions":"\u00e9","tools":[{"type":"function","name":"f","parameters":{"type":"object"},"async":true},{"type":"web_search"}],"tool_choice":{"type":"allowed_tools","mode":"auto","tools":[{"type":"function","name":"f"}]},"text":{"format":{"type":"json_schema","name":"n","schema":{}},"verbosity":"low"},"reasoning":{"effort":"low"},"metadata":{"k":"v"},"include":["message.output_text.logprobs"],"temperature":0.5,"top_logprobs":2,"max_output_tokens":99,"store":false,"prompt_cache_options":{"prewarm":false},"context_management":[{"compact_threshold":1000}],"multi_agent":{"enabled":false}}"#;
+
+/// What is put into a message: JSON that is legal somewhere, and bytes that are not.
+fn snippet() -> impl Strategy<Value = String> {
+    let parts = [
+        "",
+        "\"",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "null",
+        "true",
+        "7",
+        "-1",
+        "1e999",
+        "\"x\"",
+        "\\ud800",
+        "\\",
+        "{}",
+        "[]",
+        " ",
+        "\u{0}",
+        "é",
+        "\"type\":\"response.steer\",",
+        "\"model\":1,",
+        "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+    ];
+    proptest::sample::select(parts.map(String::from).to_vec())
 }
 
 /// One input of a session at work.

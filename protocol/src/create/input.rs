@@ -85,3 +85,43 @@ fn read_item(field: Field<'_, '_>, bytes: Bytes) -> Result<Item, Failure> {
 }
 
 members! { OutputMembers { output } }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Members;
+
+    fn items(message: &Bytes) -> Arc<[Item]> {
+        let members: Members<'_> = serde_json::from_slice(message).unwrap();
+        read_input(Field::named("input", members.input), message).unwrap()
+    }
+
+    #[test]
+    fn items_share_their_message_only_if_they_are_most_of_it() {
+        for (instructions, shared) in [("short", true), (&*"long ".repeat(100), false)] {
+            let message = format!(
+                r#"{{"instructions":"{instructions}","input":[ {{"role":"user","content":"a"}} , {{"id":"b"}} ]}}"#
+            );
+            let message = Bytes::from(message);
+            let items = items(&message);
+            assert_eq!(items[0].raw(), r#"{"role":"user","content":"a"}"#);
+            assert_eq!(items[1].raw(), r#"{"id":"b"}"#);
+            for item in &*items {
+                assert_eq!(
+                    message.as_ptr_range().contains(&item.raw().as_ptr()),
+                    shared
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_input_string_is_limited_in_characters_not_bytes() {
+        let message = |text: &str| Bytes::from(format!(r#"{{"input":"{text}"}}"#));
+        assert_eq!(items(&message(&"é".repeat(CHARACTERS))).len(), 1);
+        let too_long = message(&"a".repeat(CHARACTERS + 1));
+        let members: Members<'_> = serde_json::from_slice(&too_long).unwrap();
+        let failure = read_input(Field::named("input", members.input), &too_long).unwrap_err();
+        assert_eq!(failure.code, "string_above_max_length");
+    }
+}

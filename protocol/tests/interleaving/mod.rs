@@ -34,6 +34,42 @@ pub(crate) fn play(bytes: &[u8]) {
     play.wind_up();
 }
 
+/// Gives sessions of both kinds one message, whatever it is. Each answers it at most once, and
+/// carries on.
+pub(crate) fn hear(message: &[u8]) {
+    for (transport, strict) in [
+        (Transport::WebSocket, false),
+        (Transport::WebSocket, true),
+        (Transport::Http, false),
+    ] {
+        let limits = Limits {
+            strict,
+            ..Limits::default()
+        };
+        let now = Now {
+            elapsed: Duration::ZERO,
+            unix_seconds: 1_800_000_000,
+        };
+        let mut ids = Counter::default();
+        let mut session = Session::new(transport, limits, now);
+        session.handle_message(now, &mut ids, message.to_vec().into());
+        let mut answers = 0;
+        while let Some(action) = session.poll_action() {
+            match action {
+                Action::Send(event) => {
+                    let mut watch = Watch::default();
+                    assert!(watch.check(&event, transport).is_ok(), "{event:?}");
+                    answers += 1;
+                }
+                Action::Load { .. } | Action::Start { .. } => answers += 1,
+                Action::Ended { .. } => {}
+                other => panic!("not an answer: {other:?}"),
+            }
+        }
+        assert!(answers <= 1, "{answers} answers");
+    }
+}
+
 /// The bytes not read yet.
 struct Script<'a>(&'a [u8]);
 
