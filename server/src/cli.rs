@@ -182,7 +182,7 @@ mod tests {
         let words = ["turnwire", "serve"].iter().chain(flags);
         match Cli::try_parse_from(words)?.command {
             Command::Serve(args) => Ok(*args),
-            Command::Version => unreachable!("the words say serve"),
+            other => unreachable!("the words say serve, not {other:?}"),
         }
     }
 

@@ -6,31 +6,26 @@ use turnwire::start::{self, StartError};
 use turnwire::telemetry;
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    let done = match Cli::parse().command {
         Command::Serve(args) => {
             telemetry::init();
-            match start::serve(*args) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(StartError::Usage(problem)) => {
-                    eprintln!("turnwire: {problem}");
-                    ExitCode::from(2)
-                }
-                Err(StartError::Failed(error)) => {
-                    eprintln!("turnwire: {error:#}");
-                    ExitCode::FAILURE
-                }
-            }
+            start::serve(*args)
         }
-        Command::Bench(bench) => match start::bench(bench) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("turnwire: {error:#}");
-                ExitCode::FAILURE
-            }
-        },
+        Command::Bench(bench) => start::bench(bench),
         Command::Version => {
             println!("turnwire {}", env!("CARGO_PKG_VERSION"));
-            ExitCode::SUCCESS
+            Ok(())
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(StartError::Usage(problem)) => {
+            eprintln!("turnwire: {problem}");
+            ExitCode::from(2)
+        }
+        Err(StartError::Failed(error)) => {
+            eprintln!("turnwire: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use turnwire_bench::Bench;
 
 use crate::auth::Access;
@@ -30,7 +31,7 @@ pub enum StartError {
 pub fn serve(args: ServeArgs) -> Result<(), StartError> {
     let access = access(&args)?;
     let loading = loading(&args)?;
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    let runtime = Runtime::new().context("cannot start the runtime")?;
     let served = runtime.block_on(run(args, access, loading));
     // A model may still be loading, on a thread that cannot be interrupted.
     runtime.shutdown_background();
@@ -38,9 +39,9 @@ pub fn serve(args: ServeArgs) -> Result<(), StartError> {
 }
 
 /// Runs a benchmark against a server that is there already.
-pub fn bench(bench: Bench) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    runtime.block_on(bench.run())
+pub fn bench(bench: Bench) -> Result<(), StartError> {
+    let runtime = Runtime::new().context("cannot start the runtime")?;
+    Ok(runtime.block_on(bench.run())?)
 }
 
 fn access(args: &ServeArgs) -> Result<Access, StartError> {
@@ -81,6 +82,10 @@ fn loading(args: &ServeArgs) -> Result<Vec<Loading>, StartError> {
 
 #[cfg(feature = "engine-llama")]
 fn default_engines() -> Result<Vec<EngineSpec>, StartError> {
+    tracing::info!(
+        "serving the default model, which is as small as can be; for real use try \
+         --engine llama:hf:Qwen/Qwen3-0.6B-GGUF"
+    );
     Ok(vec![EngineSpec::default_model()])
 }
 

@@ -102,8 +102,8 @@ impl Turn {
 impl Timing {
     /// The one line of the log for a turn. It holds nothing of what was said.
     pub(super) fn log(self, summary: &TurnSummary) {
-        let began = self.began.unwrap_or_else(Instant::now);
-        let first_token = self.first_token.map(|first_token| first_token - began);
+        let Self { began, first_token } = self;
+        let first_token = began.zip(first_token).map(|(began, first)| first - began);
         let model: String = summary.model.chars().take(LOGGED_MODEL_CHARS).collect();
         tracing::info!(
             target: "turnwire::turn",
@@ -114,7 +114,7 @@ impl Timing {
             tokens.cached = summary.usage.cached_tokens,
             tokens.output = summary.usage.output_tokens,
             first_token_ms = first_token.map(milliseconds),
-            total_ms = milliseconds(began.elapsed()),
+            total_ms = began.map(|began| milliseconds(began.elapsed())),
             turns = summary.turns,
             stored = summary.stored,
             "turn"

@@ -231,7 +231,7 @@ pub(crate) fn text(response: &Value) -> String {
 }
 
 /// A function tool with these parameters, all required.
-pub(crate) fn tool(name: &str, properties: Value) -> Value {
+pub(crate) fn tool(name: &str, properties: &Value) -> Value {
     let required: Vec<_> = properties.as_object().unwrap().keys().cloned().collect();
     json!({
         "type": "function",

@@ -63,7 +63,7 @@ async fn the_same_request_makes_the_same_response_on_every_transport() {
         "model": "scripted",
         "input": [{"role": "user", "content": "go"}],
         "instructions": "be brief",
-        "tools": [tool("look", json!({"at": {"type": "string"}}))],
+        "tools": [tool("look", &json!({"at": {"type": "string"}}))],
         "metadata": {"a": "b"},
         "top_logprobs": 2,
         "include": ["message.output_text.logprobs"],

@@ -12,7 +12,7 @@ const ECHO: &str = "[[reply]]\nsteps = [{text = 'turn {turn}, {items} items, {us
 async fn twenty_calls_in_a_row_each_continue_with_only_the_output_of_the_last() {
     let server = TestServer::start("").await;
     let mut connection = server.connect().await;
-    let tools = json!([tool("look", json!({"at": {"type": "string"}}))]);
+    let tools = json!([tool("look", &json!({"at": {"type": "string"}}))]);
     let mut next = create(json!({"input": "look around"}));
     let mut context = 0;
     for _ in 0..20 {
