@@ -61,7 +61,7 @@ impl Transport {
         key: Option<&str>,
     ) -> anyhow::Result<Self> {
         if kind == Kind::WebSocket {
-            let url = format!("ws://{address}{path}/responses");
+            let url = format!("ws://{address}{path}");
             let connection = Connection::open(&url, key).await?;
             return Ok(Self::WebSocket(Box::new(connection)));
         }

@@ -268,14 +268,18 @@ impl<'a> Scheduler<'a> {
         prefilling.rotate_left(self.rotation);
         let share = (budget / prefilling.len()).max(SMALLEST_CHUNK);
         for turn in prefilling {
-            let tokens = self.running[turn].pending().min(share).min(budget);
+            let pending = self.running[turn].pending();
+            // What is left of a prompt would be computed without tiles: it rather comes along.
+            let rest = pending.saturating_sub(share);
+            let along = if chunks.is_empty() && rest < TILE { rest } else { 0 };
+            let tokens = pending.min(share + along).min((budget + along).min(batch));
             if tokens > 0 {
                 chunks.push(Chunk {
                     turn,
                     tokens,
                     decodes: false,
                 });
-                budget -= tokens;
+                budget = budget.saturating_sub(tokens);
             }
         }
         chunks
