@@ -31,7 +31,7 @@ pub struct Unauthorized;
 
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    #[error("key file {}: {source}", path.display())]
+    #[error("key file {}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
     #[error(
         "key file {}: no keys in it; write one key per line, lines that begin with # are skipped",

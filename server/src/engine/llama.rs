@@ -3,7 +3,7 @@
 use std::env;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use turnwire_local_engine::{LocalEngine, Options};
@@ -64,7 +64,9 @@ impl LlamaLoading {
         } = self;
         let doing = format!("--engine llama:{source}");
         let files = ModelFiles::from_environment(|name| env::var_os(name))?;
-        let path = files.resolve(&source).await.context(doing.clone())?;
+        // Its message names its cause already.
+        let path = files.resolve(&source).await;
+        let path = path.map_err(|error| anyhow!("{doing}: {error}"))?;
         let load = move || LocalEngine::load(&path, options);
         let local = tokio::task::spawn_blocking(load)
             .await

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
 mod auth;
+mod binary;
 mod drain;
 mod hostile;
 mod http;

@@ -132,9 +132,9 @@ enum FailureName {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ScriptError {
-    #[error("script {}: {source}", path.display())]
+    #[error("script {}", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("script {}: {source}", path.display())]
+    #[error("script {}", path.display())]
     Malformed {
         path: PathBuf,
         source: Box<toml::de::Error>,
