@@ -29,7 +29,7 @@ pub enum Action {
     },
     /// Send one event.
     Send(Event),
-    /// The turn is over; for the one log line of the turn.
+    /// The turn is over, its last event sent; for the one log line of the turn.
     Ended { turn: TurnKey, summary: TurnSummary },
     /// Send what is queued, then close the connection with this code.
     Close { code: u16, reason: &'static str },
@@ -49,11 +49,14 @@ pub struct StoredResponse {
 #[derive(Clone, Debug)]
 pub struct TurnSummary {
     pub id: ResponseId,
+    /// Empty if the request was refused.
     pub model: String,
-    /// The status of the response, or the code of the error that refused it.
+    /// Tools of the request that this server cannot run and so did not offer to the model.
+    pub tools_not_offered: usize,
+    /// `completed`, `incomplete`, `cancelled`, or the code of what went wrong.
     pub outcome: String,
     pub usage: crate::engine::Usage,
-    /// Turns in the chain, this one included.
+    /// Turns in the chain, this one included; 0 if it did not become part of one.
     pub turns: u64,
     pub stored: bool,
 }

@@ -14,13 +14,13 @@ use crate::create::input::read_input;
 use crate::create::settings::{Decimal, Reasoning, Text};
 use crate::engine::TextFormat;
 use crate::failure::Failure;
-use crate::field::Field;
+use crate::field::{Field, Path};
 use crate::id::ResponseId;
 use crate::item::Item;
 use crate::message::Members;
 use crate::response::Echo;
 use crate::session::Transport;
-use crate::tool::{ToolChoice, Tools};
+use crate::tool::{ToolChoice, Tools, ToolsRead};
 
 mod input;
 mod settings;
@@ -32,6 +32,7 @@ pub(crate) struct CreateRequest {
     pub(crate) input: Arc<[Item]>,
     pub(crate) instructions: Option<Arc<str>>,
     pub(crate) tools: Tools,
+    pub(crate) tools_not_offered: usize,
     pub(crate) tool_choice: ToolChoice,
     pub(crate) parallel_tool_calls: bool,
     pub(crate) temperature: f32,
@@ -71,26 +72,24 @@ impl CreateRequest {
         }
         refuse_unsupported(members, transport)?;
 
-        let model = Field::named("model", members.model)
-            .ok_or_else(|| Failure::missing_required_parameter("model"))?
-            .string()?;
+        let model = Field::required("model", members.model)?.string()?;
         let input = read_input(Field::named("input", members.input), message)?;
         if input.is_empty() && parent.is_none() {
             return Err(Failure::missing_required_parameter("input"));
         }
         let instructions = Field::named("instructions", members.instructions);
         let instructions_text = instructions.map(Field::string).transpose()?;
-        let mut tools_echo = Vec::new();
-        let tools_field = Field::named("tools", members.tools);
-        let tools = Tools::parse(tools_field, message, strict, &mut tools_echo)?;
+        let ToolsRead {
+            tools,
+            echo: tools_echo,
+            not_offered,
+        } = ToolsRead::read(Field::named("tools", members.tools), message, strict)?;
         let tool_choice_field = Field::named("tool_choice", members.tool_choice);
-        let tool_choice = ToolChoice::parse(tool_choice_field, &tools)?;
-        let boolean = |name, raw, default| match Field::named(name, raw) {
-            Some(field) => field.boolean(),
-            None => Ok(default),
-        };
+        let tool_choice = ToolChoice::read(tool_choice_field, &tools)?;
+        let parallel_tool_calls = members.parallel_tool_calls;
         let parallel_tool_calls =
-            boolean("parallel_tool_calls", members.parallel_tool_calls, true)?;
+            Field::optional("parallel_tool_calls", parallel_tool_calls, Field::boolean)?
+                .unwrap_or(true);
 
         let temperature = Decimal::read("temperature", members.temperature, 0.0, 2.0, "1.0")?;
         let top_p = Decimal::read("top_p", members.top_p, 0.0, 1.0, "1.0")?;
@@ -98,49 +97,51 @@ impl CreateRequest {
         let presence_penalty = Decimal::read("presence_penalty", presence, -2.0, 2.0, "0.0")?;
         let frequency = members.frequency_penalty;
         let frequency_penalty = Decimal::read("frequency_penalty", frequency, -2.0, 2.0, "0.0")?;
-        let top_logprobs = Field::named("top_logprobs", members.top_logprobs)
-            .map(|field| field.integer(0, 20))
-            .transpose()?
-            .unwrap_or(0);
-        let max_output_tokens = Field::named("max_output_tokens", members.max_output_tokens)
-            .map(|field| field.integer(16, u32::MAX))
-            .transpose()?;
-        let max_tool_calls = Field::named("max_tool_calls", members.max_tool_calls)
-            .map(|field| field.integer(1, u32::MAX))
-            .transpose()?;
+        let max_output_tokens =
+            Field::optional("max_output_tokens", members.max_output_tokens, |field| {
+                field.integer(16, u32::MAX)
+            })?;
+        let max_tool_calls = Field::optional("max_tool_calls", members.max_tool_calls, |field| {
+            field.integer(1, u32::MAX)
+        })?;
+        let top_logprobs = Field::optional("top_logprobs", members.top_logprobs, |field| {
+            field.integer(0, 20)
+        })?;
+        let top_logprobs = top_logprobs.unwrap_or(0);
+        let logprobs = Field::optional("include", members.include, settings::includes_logprobs)?;
 
         let text = Text::read(Field::named("text", members.text), message)?;
         let reasoning = Reasoning::read(Field::named("reasoning", members.reasoning))?;
-        let logprobs = settings::includes_logprobs(Field::named("include", members.include))?;
+        let store = Field::optional("store", members.store, Field::boolean)?.unwrap_or(true);
+        let generate = Field::optional("generate", members.generate, Field::boolean)?;
+        let cache_options = members.prompt_cache_options;
+        let prewarm = Field::optional("prompt_cache_options", cache_options, settings::prewarm)?;
+
+        // What is only shown again, or not even that, must be right all the same.
         let truncation = Field::named("truncation", members.truncation);
+        let metadata = Field::named("metadata", members.metadata);
+        let safety_identifier = Field::named("safety_identifier", members.safety_identifier);
+        let prompt_cache_key = Field::named("prompt_cache_key", members.prompt_cache_key);
         truncation
             .map(|field| field.one_of(&["auto", "disabled"]))
             .transpose()?;
-        let service_tier = Field::named("service_tier", members.service_tier);
-        service_tier
-            .map(|field| field.one_of(settings::SERVICE_TIERS))
-            .transpose()?;
-        let metadata = Field::named("metadata", members.metadata);
         metadata.map(settings::check_metadata).transpose()?;
-        let safety_identifier = Field::named("safety_identifier", members.safety_identifier);
         // One document says 64 characters, a later one 128.
         safety_identifier
             .map(|field| field.string_up_to(128))
             .transpose()?;
-        let prompt_cache_key = Field::named("prompt_cache_key", members.prompt_cache_key);
         prompt_cache_key.map(Field::string).transpose()?;
-        let context_management = Field::named("context_management", members.context_management);
-        context_management
-            .map(settings::check_context_management)
-            .transpose()?;
-        let cache_options = Field::named("prompt_cache_options", members.prompt_cache_options);
-        let prewarm = cache_options
-            .map(settings::prewarm)
-            .transpose()?
-            .unwrap_or(false);
-
-        let store = boolean("store", members.store, true)?;
-        let generate = boolean("generate", members.generate, true)? && !prewarm;
+        Field::optional(
+            "service_tier",
+            members.service_tier,
+            settings::check_service_tier,
+        )?;
+        let context_management = members.context_management;
+        Field::optional(
+            "context_management",
+            context_management,
+            settings::check_compaction,
+        )?;
 
         let echo = Echo {
             model: &model,
@@ -168,6 +169,7 @@ impl CreateRequest {
             echo: echo.members(),
             model: model.into(),
             input,
+            tools_not_offered: not_offered,
             instructions: instructions_text.map(|text| text.into()),
             tools,
             tool_choice,
@@ -178,10 +180,11 @@ impl CreateRequest {
             frequency_penalty: frequency_penalty.value,
             max_output_tokens,
             top_logprobs,
-            logprobs,
+            logprobs: logprobs.unwrap_or(false),
             format: text.format,
             reasoning_effort: reasoning.effort.map(Arc::from),
-            generate,
+            // A warm-up can be asked for in two ways.
+            generate: generate.unwrap_or(true) && !prewarm.unwrap_or(false),
             store,
         })
     }
@@ -201,13 +204,9 @@ fn refuse_unsupported(members: &Members<'_>, transport: Transport) -> Result<(),
             }
         }
         // The session does not care, but a wrong type must not pass for false.
-        Field::named("stream", members.stream)
-            .map(Field::boolean)
-            .transpose()?;
+        Field::optional("stream", members.stream, Field::boolean)?;
     }
-    if let Some(field) = Field::named("background", members.background)
-        && field.boolean()?
-    {
+    if Field::optional("background", members.background, Field::boolean)? == Some(true) {
         let why = "Responses are not made in the background here.";
         return Err(Failure::unsupported_parameter("background", why));
     }
@@ -223,9 +222,12 @@ fn refuse_unsupported(members: &Members<'_>, transport: Transport) -> Result<(),
         let why = "Send 'model', 'instructions' and 'input' instead of a template.";
         return Err(Failure::unsupported_parameter("prompt", why));
     }
-    if let Some(field) = Field::named("multi_agent", members.multi_agent)
-        && settings::multi_agent_enabled(field)?
-    {
+    let multi_agent = Field::optional(
+        "multi_agent",
+        members.multi_agent,
+        settings::multi_agent_enabled,
+    )?;
+    if multi_agent == Some(true) {
         let why = "This server runs no multi-agent responses.";
         return Err(Failure::unsupported_parameter("multi_agent", why));
     }
@@ -287,7 +289,7 @@ fn refuse_unknown(message: &[u8]) -> Result<(), Failure> {
         .keys()
         .find(|name| !KNOWN_MEMBERS.contains(&name.as_str()))
     {
-        Some(name) => Err(Failure::unknown_parameter(name)),
+        Some(name) => Err(Failure::unknown_parameter(Path::Name(name))),
         None => Ok(()),
     }
 }

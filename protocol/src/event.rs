@@ -38,7 +38,7 @@ impl Event {
         )
     }
 
-    /// An event with members of its own, which `write` appends.
+    /// An event with members of its own, which `write` appends. `capacity` is for those.
     pub(crate) fn new(
         stamp: Stamp<'_>,
         name: &'static str,
@@ -114,33 +114,57 @@ impl Stamp<'_> {
     }
 }
 
-/// Where the events of one response go, numbered.
+/// The lane of one response's events, and their count.
+#[derive(Debug)]
+pub(crate) struct Sequence {
+    lane: Option<LaneName>,
+    next: u64,
+}
+
+impl Sequence {
+    pub(crate) fn new(lane: Option<LaneName>) -> Self {
+        Self { lane, next: 0 }
+    }
+
+    pub(crate) fn lane(&self) -> Option<&LaneName> {
+        self.lane.as_ref()
+    }
+
+    /// The number of the next event, which stays the next one.
+    pub(crate) fn peek(&self) -> Stamp<'_> {
+        Stamp {
+            sequence_number: self.next,
+            lane: self.lane.as_ref(),
+        }
+    }
+
+    /// The number of the next event, which must be sent.
+    pub(crate) fn take(&mut self) -> Stamp<'_> {
+        let sequence_number = self.next;
+        self.next += 1;
+        Stamp {
+            sequence_number,
+            lane: self.lane.as_ref(),
+        }
+    }
+}
+
+/// Where the events of one response go.
 #[derive(Debug)]
 pub(crate) struct Outlet<'a> {
-    pub(crate) lane: Option<&'a LaneName>,
-    /// The number of the next event.
-    pub(crate) next: &'a mut u64,
+    pub(crate) sequence: &'a mut Sequence,
     pub(crate) actions: &'a mut VecDeque<Action>,
 }
 
 impl Outlet<'_> {
+    /// Sends the response's next event. `capacity` is for what comes on top of the usual members.
     pub(crate) fn event(
         &mut self,
         name: &'static str,
         capacity: usize,
         write: impl FnOnce(&mut Object<'_>),
     ) {
-        let event = Event::new(self.stamp(), name, capacity, write);
+        let event = Event::new(self.sequence.take(), name, capacity, write);
         self.actions.push_back(Action::Send(event));
-    }
-
-    /// The next number. The event it is for must be sent.
-    pub(crate) fn stamp(&mut self) -> Stamp<'_> {
-        let sequence_number = *self.next;
-        *self.next += 1;
-        Stamp {
-            sequence_number,
-            lane: self.lane,
-        }
     }
 }

@@ -25,9 +25,23 @@ pub struct Failure {
     pub retry_after_seconds: Option<u32>,
 }
 
+/// Text of a client, shown in a message. An error is not the place for megabytes of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shown<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.char_indices().nth(256) {
+            Some((end, _)) => write!(f, "{}…", &self.0[..end]),
+            None => f.write_str(self.0),
+        }
+    }
+}
+
 /// Chains that cannot be continued as asked.
 impl Failure {
     pub fn previous_response_not_found(id: &ResponseId) -> Self {
+        let id = Shown(id.as_str());
         let message = format!("Previous response with id '{id}' not found.");
         Self::invalid_request(
             "previous_response_not_found",
@@ -42,7 +56,7 @@ impl Failure {
             CallKind::Function => "function call",
             CallKind::Custom => "custom tool call",
         };
-        let message = format!("No tool output found for {call} {call_id}.");
+        let message = format!("No tool output found for {call} {}.", Shown(call_id));
         Self::invalid_request("missing_tool_output", message, Some("input"))
     }
 
@@ -52,7 +66,8 @@ impl Failure {
             CallKind::Function => "function call output",
             CallKind::Custom => "custom tool call output",
         };
-        let message = format!("No tool call found for {output} with call_id {call_id}.");
+        let id = Shown(call_id);
+        let message = format!("No tool call found for {output} with call_id {id}.");
         Self::invalid_request("orphan_tool_output", message, Some("input"))
     }
 }
@@ -141,7 +156,7 @@ impl Failure {
     }
 
     pub fn unsupported_event_type(kind: &str) -> Self {
-        let message = format!("Unsupported event type: '{kind}'.");
+        let message = format!("Unsupported event type: '{}'.", Shown(kind));
         Self::invalid_request("unsupported_event_type", message, Some("type"))
     }
 
@@ -359,6 +374,38 @@ impl Failure {
             message: message.into(),
             param: param.map(String::from),
             retry_after_seconds: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::Path;
+
+    #[test]
+    fn an_error_does_not_repeat_megabytes() {
+        let long = "é".repeat(1 << 20);
+        for failure in [
+            Failure::previous_response_not_found(&ResponseId::from(&*long)),
+            Failure::orphan_tool_output(CallKind::Function, &long),
+            Failure::missing_tool_output(CallKind::Custom, &long),
+            Failure::unsupported_event_type(&long),
+            Failure::unknown_parameter(Path::Name(&long)),
+        ] {
+            assert!(failure.http_body().len() < 2000, "{}", failure.code);
+        }
+    }
+
+    #[test]
+    fn a_limit_in_minutes_is_told_in_minutes() {
+        for (seconds, told) in [
+            (3600, "(60 minutes)"),
+            (90, "(90 seconds)"),
+            (0, "(0 seconds)"),
+        ] {
+            let failure = Failure::connection_limit_reached(Duration::from_secs(seconds));
+            assert!(failure.message.contains(told), "{}", failure.message);
         }
     }
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Shown};
 
 /// Where a member stands, such as `tools[3].name`. Written out only when something is wrong.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,15 @@ impl<'a, 'p> Field<'a, 'p> {
         let path = Path::Member(parent, name);
         let raw = raw.filter(|raw| raw.get() != "null")?;
         Some(Self { raw, path })
+    }
+
+    /// Reads the top-level member `name`, unless it is absent or null.
+    pub(crate) fn optional<T>(
+        name: &'p str,
+        raw: Option<&'a RawValue>,
+        read: impl FnOnce(Self) -> Result<T, Failure>,
+    ) -> Result<Option<T>, Failure> {
+        Self::named(name, raw).map(read).transpose()
     }
 
     /// The top-level member `name`, which must be there.
@@ -228,8 +237,8 @@ fn without_position(error: &serde_json::Error) -> String {
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Name(name) => f.write_str(name),
-            Self::Member(parent, name) => write!(f, "{parent}.{name}"),
+            Self::Name(name) => write!(f, "{}", Shown(name)),
+            Self::Member(parent, name) => write!(f, "{parent}.{}", Shown(name)),
             Self::Index(parent, index) => write!(f, "{parent}[{index}]"),
         }
     }

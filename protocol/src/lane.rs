@@ -49,6 +49,7 @@ pub(crate) struct Origin {
     pub(crate) parent: Option<ResponseId>,
     /// Empty if the request is refused.
     pub(crate) model: Arc<str>,
+    pub(crate) tools_not_offered: usize,
 }
 
 /// A create that has not started.

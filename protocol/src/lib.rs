@@ -5,6 +5,46 @@
 //! store replies, the time) and answers with [`action::Action`]s for its owner to carry out.
 //!
 //! What is not here: sockets, engines, stores, logging, threads. Ids and time are arguments.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use turnwire_protocol::action::Action;
+//! use turnwire_protocol::engine::{EngineOutput, FinishReason, Usage};
+//! use turnwire_protocol::id::IdSource;
+//! use turnwire_protocol::limits::Limits;
+//! use turnwire_protocol::session::{Now, Session, Transport};
+//!
+//! struct Ids(u128);
+//! impl IdSource for Ids {
+//!     fn mint(&mut self) -> u128 {
+//!         self.0 += 1;
+//!         self.0
+//!     }
+//! }
+//!
+//! let now = Now { elapsed: Duration::ZERO, unix_seconds: 1_800_000_000 };
+//! let mut ids = Ids(0);
+//! let mut session = Session::new(Transport::WebSocket, Limits::default(), now);
+//!
+//! let message = r#"{"type":"response.create","model":"m","input":"hi","store":false}"#;
+//! session.handle_message(now, &mut ids, message.into());
+//! let mut sent = Vec::new();
+//! while let Some(action) = session.poll_action() {
+//!     match action {
+//!         // A real engine says more, and later.
+//!         Action::Start { turn, .. } => {
+//!             session.handle_output(now, &mut ids, turn, EngineOutput::Started);
+//!             let (reason, usage, state) = (FinishReason::Stop, Usage::default(), None);
+//!             let finished = EngineOutput::Finished { reason, usage, state };
+//!             session.handle_output(now, &mut ids, turn, finished);
+//!         }
+//!         Action::Send(event) => sent.push(event.name),
+//!         _ => {}
+//!     }
+//! }
+//! assert_eq!(sent, ["response.created", "response.in_progress", "response.completed"]);
+//! ```
 
 pub mod action;
 pub mod chain;

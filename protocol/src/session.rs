@@ -38,7 +38,7 @@ pub struct Now {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     WebSocket,
-    /// One `create` and its answer: no lanes, no warm-up, no steering, no age limit.
+    /// One `create` and its answer: no lanes, no `generate`, no steering, no age limit.
     Http,
 }
 
@@ -48,13 +48,15 @@ pub struct SaveFailed;
 
 /// The protocol state of one connection: its lanes, their queues, and what is running.
 ///
-/// ```text
-///          create          parent found         Started        Finished         saved
-/// client ────────▶ queued ──────────────▶ starting ────▶ streaming ────▶ saving ────▶ ended
-///                    │        loading ──────▲ │                │    └── store:false ────▲
-///                    └──────────▲ │           └── error        └── failed, cancelled ────┘
-///                                 └── error
-/// ```
+/// A create goes through these stages:
+///
+/// * *waiting* in its lane's queue until the turn before it has ended and a slot is free. It
+///   makes no event. A request that is refused waits as well, so that its error comes in order.
+/// * *loading* its parent ([`Action::Load`]), unless the connection has it.
+/// * *making*, from [`Action::Start`]. A failure before the engine's `Started` is an `error`
+///   event, one after it a `response.failed`.
+/// * *saving* ([`Action::Save`]), unless `store` is false. The last event waits for it.
+/// * *ended*: [`Action::Ended`] follows the last event at once.
 #[derive(Debug)]
 pub struct Session {
     transport: Transport,

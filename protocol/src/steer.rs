@@ -95,7 +95,7 @@ fn check_steer(message: &[u8], members: &Members<'_>) -> Result<(), Failure> {
         serde_json::from_slice(message).map_err(Failure::invalid_json)?;
     let known = ["type", "previous_response_id", "input"];
     if let Some(name) = all.keys().find(|name| !known.contains(&name.as_str())) {
-        return Err(Failure::unknown_parameter(name));
+        return Err(Failure::unknown_parameter(Path::Name(name)));
     }
     Field::required("previous_response_id", members.previous_response_id)?.string()?;
     let input = Field::required("input", members.input)?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Shown};
 use crate::field::{Field, Path, members};
 
 /// The tools of one turn.
@@ -47,43 +47,60 @@ pub enum ToolChoice {
 
 members! { ToolMembers { kind = "type", name, description, parameters, strict, may_wait = "async" } }
 
-impl Tools {
-    /// Reads `tools`, and appends the array to `echo` as the response object shows it. Tools that
-    /// this server cannot run are shown but not offered to the model; strict mode refuses them.
-    pub(crate) fn parse(
+/// What `tools` of a create says.
+#[derive(Debug)]
+pub(crate) struct ToolsRead {
+    pub(crate) tools: Tools,
+    /// The array as the response object shows it.
+    pub(crate) echo: Vec<u8>,
+    /// How many of them this server cannot run. They are shown, but not offered to the model.
+    pub(crate) not_offered: usize,
+}
+
+impl ToolsRead {
+    /// Reads `tools`. Strict mode refuses those that cannot be run.
+    pub(crate) fn read(
         field: Option<Field<'_, '_>>,
         message: &Bytes,
         strict: bool,
-        echo: &mut Vec<u8>,
     ) -> Result<Self, Failure> {
         let Some(field) = field else {
-            echo.extend_from_slice(b"[]");
             return Ok(Self {
-                raw: Bytes::from_static(b"[]"),
-                functions: Arc::default(),
+                tools: Tools {
+                    raw: Bytes::from_static(b"[]"),
+                    functions: Arc::default(),
+                },
+                echo: b"[]".to_vec(),
+                not_offered: 0,
             });
         };
         let mut functions = Vec::new();
-        echo.push(b'[');
+        let mut not_offered = 0;
+        let mut echo = vec![b'['];
         for (index, raw) in field.array()?.into_iter().enumerate() {
             if index > 0 {
                 echo.push(b',');
             }
             let path = Path::Index(&field.path, index);
-            match FunctionTool::parse(Field { raw, path }, message, echo)? {
+            match FunctionTool::read(Field { raw, path }, message, &mut echo)? {
                 Some(function) => functions.push(function),
                 None if strict => {
                     let problem = "this server cannot run tools of this type";
                     let path = Path::Member(&path, "type");
                     return Err(Failure::unsupported_value(path, problem));
                 }
-                None => {}
+                None => not_offered += 1,
             }
         }
         echo.push(b']');
-        Ok(Self {
+        let tools = Tools {
             raw: message.slice_ref(field.text().as_bytes()),
             functions: functions.into(),
+        };
+        Ok(Self {
+            tools,
+            echo,
+            not_offered,
         })
     }
 }
@@ -91,7 +108,7 @@ impl Tools {
 impl FunctionTool {
     /// Reads one tool; none if it is of another type. Appends it to `echo` as it came, except
     /// that a function shows `description`, `parameters` and `strict` in any case.
-    fn parse(
+    fn read(
         tool: Field<'_, '_>,
         message: &Bytes,
         echo: &mut Vec<u8>,
@@ -150,7 +167,7 @@ members! { ChoiceMembers { kind = "type", name, mode, tools } }
 
 impl ToolChoice {
     /// Reads `tool_choice`. It may name only what this server can offer the model.
-    pub(crate) fn parse(field: Option<Field<'_, '_>>, tools: &Tools) -> Result<Self, Failure> {
+    pub(crate) fn read(field: Option<Field<'_, '_>>, tools: &Tools) -> Result<Self, Failure> {
         let Some(field) = field else {
             return Ok(Self::Auto);
         };
@@ -183,7 +200,7 @@ impl ToolChoice {
                 })
             }
             other => {
-                let problem = format!("this server cannot run tools of type '{other}'");
+                let problem = format!("this server cannot run tools of type '{}'", Shown(other));
                 Err(Failure::unsupported_value(field.path, problem))
             }
         }
@@ -223,7 +240,7 @@ fn offered<'t>(
     match find(&text) {
         Some(tool) => Ok(Arc::clone(&tool.name)),
         None => {
-            let problem = format!("there is no function '{text}' in 'tools'");
+            let problem = format!("there is no function '{}' in 'tools'", Shown(&text));
             Err(Failure::invalid_value(name.path, problem))
         }
     }

@@ -7,7 +7,7 @@ use crate::action::Action;
 use crate::chain::{Chain, EngineState, PendingCall, PendingCalls};
 use crate::create::CreateRequest;
 use crate::engine::{EngineOutput, FinishReason, ItemStart, TurnRequest, Usage};
-use crate::event::{Event, Outlet, Stamp};
+use crate::event::{Event, Outlet, Sequence};
 use crate::failure::Failure;
 use crate::id::{IdSource, ResponseId};
 use crate::item::Item;
@@ -23,7 +23,7 @@ use crate::tool::FunctionTool;
 #[derive(Debug)]
 pub(crate) struct Turn {
     response: ResponseObject,
-    lane: Option<LaneName>,
+    sequence: Sequence,
     input: Arc<[Item]>,
     functions: Arc<[FunctionTool]>,
     parent: Option<Chain>,
@@ -33,7 +33,6 @@ pub(crate) struct Turn {
     generate: bool,
     /// Whether `response.created` was sent.
     started: bool,
-    next_number: u64,
     output: Vec<Item>,
     /// The calls in `output`.
     calls: Vec<PendingCall>,
@@ -72,7 +71,7 @@ impl Turn {
                 created_at: now.unix_seconds,
                 echo: request.echo,
             },
-            lane,
+            sequence: Sequence::new(lane),
             input: request.input.clone(),
             functions: request.tools.functions.clone(),
             parent: parent.clone(),
@@ -80,7 +79,6 @@ impl Turn {
             store: request.store,
             generate: request.generate,
             started: false,
-            next_number: 0,
             output: Vec::new(),
             calls: Vec::new(),
             open: None,
@@ -108,6 +106,7 @@ impl Turn {
         Ok((turn, Box::new(request)))
     }
 
+    /// Folds one output in. Output that breaks the engine's contract changes nothing.
     pub(crate) fn handle(
         &mut self,
         ids: &mut dyn IdSource,
@@ -147,8 +146,7 @@ impl Turn {
         actions: &mut VecDeque<Action>,
     ) -> Result<(), WrongPiece> {
         let mut outlet = Outlet {
-            lane: self.lane.as_ref(),
-            next: &mut self.next_number,
+            sequence: &mut self.sequence,
             actions,
         };
         match (piece, &mut self.open) {
@@ -211,10 +209,7 @@ impl Turn {
                 ("response.incomplete", Moment::Incomplete { reason, usage })
             }
         };
-        let stamp = Stamp {
-            sequence_number: self.next_number,
-            lane: self.lane.as_ref(),
-        };
+        let stamp = self.sequence.peek();
         let terminal = Event::lifecycle(stamp, name, &self.response, &moment, &self.output);
         let pending = if self.calls.is_empty() {
             self.pending.clone()
@@ -238,7 +233,8 @@ impl Turn {
             self.close_item(Ending::Incomplete, actions);
             self.lifecycle("response.failed", &Moment::Failed(&failure), actions);
         } else {
-            actions.push_back(Action::Send(Event::error(self.lane.as_ref(), failure)));
+            let event = Event::error(self.sequence.lane(), failure);
+            actions.push_back(Action::Send(event));
         }
     }
 
@@ -255,12 +251,7 @@ impl Turn {
 
     /// Answers a steer of this turn among the turn's own events.
     pub(crate) fn refuse_steer(&mut self, steer: &Steer, actions: &mut VecDeque<Action>) {
-        let mut outlet = Outlet {
-            lane: self.lane.as_ref(),
-            next: &mut self.next_number,
-            actions,
-        };
-        let event = steer.failed(outlet.stamp(), SteerRefusal::NotSupported);
+        let event = steer.failed(self.sequence.take(), SteerRefusal::NotSupported);
         actions.push_back(Action::Send(event));
     }
 
@@ -279,8 +270,7 @@ impl Turn {
     fn close_item(&mut self, ending: Ending, actions: &mut VecDeque<Action>) {
         if let Some(item) = self.open.take() {
             let mut outlet = Outlet {
-                lane: self.lane.as_ref(),
-                next: &mut self.next_number,
+                sequence: &mut self.sequence,
                 actions,
             };
             let (item, call) = item.close(&mut outlet, ending);
@@ -295,12 +285,8 @@ impl Turn {
         moment: &Moment<'_>,
         actions: &mut VecDeque<Action>,
     ) {
-        let stamp = Stamp {
-            sequence_number: self.next_number,
-            lane: self.lane.as_ref(),
-        };
+        let stamp = self.sequence.take();
         let event = Event::lifecycle(stamp, name, &self.response, moment, &self.output);
-        self.next_number += 1;
         actions.push_back(Action::Send(event));
     }
 }

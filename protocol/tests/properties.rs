@@ -38,6 +38,39 @@ proptest! {
     }
 }
 
+/// Nesting is not limited by the stack of anything that reads it here.
+#[test]
+fn depth_does_no_harm() {
+    let deep = ["[".repeat(100_000), "]".repeat(100_000)].concat();
+    let object = [
+        r#"{"a":"#.repeat(100_000),
+        "0".to_owned(),
+        "}".repeat(100_000),
+    ]
+    .concat();
+    for deep in [deep, object] {
+        for member in [
+            "input",
+            "tools",
+            "metadata",
+            "text",
+            "unknown",
+            "type",
+            "stream_id",
+        ] {
+            interleaving::hear(
+                format!(r#"{{"type":"response.create","model":"m","{member}":{deep}}}"#).as_bytes(),
+            );
+        }
+        let input = format!(r#"[{{"role":"user","content":{deep}}}]"#);
+        let message = format!(
+            r#"{{"type":"response.create","model":"m","input":{input},"tools":[{{"type":"function","name":"f","parameters":{{"a":{deep}}}}}]}}"#
+        );
+        interleaving::hear(message.as_bytes());
+        interleaving::hear(deep.as_bytes());
+    }
+}
+
 const MESSAGE: &str = r#"{"type":"response.create","stream_id":"a","model":"m","input":[{"role":"user","content":"x"},{"type":"function_call","call_id":"c","name":"f","arguments":"{}"},{"type":"function_call_output","call_id":"c","output":"y"}],"previous_response_id":"resp_1","instructions":"\u00e9","tools":[{"type":"function","name":"f","parameters":{"type":"object"},"async":true},{"type":"web_search"}],"tool_choice":{"type":"allowed_tools","mode":"auto","tools":[{"type":"function","name":"f"}]},"text":{"format":{"type":"json_schema","name":"n","schema":{}},"verbosity":"low"},"reasoning":{"effort":"low"},"metadata":{"k":"v"},"include":["message.output_text.logprobs"],"temperature":0.5,"top_logprobs":2,"max_output_tokens":99,"store":false,"prompt_cache_options":{"prewarm":false},"context_management":[{"compact_threshold":1000}],"multi_agent":{"enabled":false}}"#;
 
 /// What is put into a message: JSON that is legal somewhere, and bytes that are not.

@@ -10,16 +10,6 @@ use crate::failure::Failure;
 use crate::field::{Field, Path, members};
 use crate::json::Object;
 
-pub(crate) const SERVICE_TIERS: &[&str] = &[
-    "auto",
-    "default",
-    "flex",
-    "scale",
-    "priority",
-    "fast",
-    "ultrafast",
-];
-
 /// A number and the JSON text it is shown as.
 #[derive(Debug)]
 pub(crate) struct Decimal<'a> {
@@ -173,16 +163,27 @@ impl Reasoning {
 }
 
 /// Whether `include` asks for log probabilities. Its other values add nothing here.
-pub(crate) fn includes_logprobs(field: Option<Field<'_, '_>>) -> Result<bool, Failure> {
-    let Some(field) = field else {
-        return Ok(false);
-    };
+pub(crate) fn includes_logprobs(field: Field<'_, '_>) -> Result<bool, Failure> {
     let mut logprobs = false;
     for (index, raw) in field.array()?.into_iter().enumerate() {
         let path = Path::Index(&field.path, index);
         logprobs |= Field { raw, path }.string()? == "message.output_text.logprobs";
     }
     Ok(logprobs)
+}
+
+/// There is one tier here, which is called the default one in the answer.
+pub(crate) fn check_service_tier(field: Field<'_, '_>) -> Result<(), Failure> {
+    let tiers = [
+        "auto",
+        "default",
+        "flex",
+        "scale",
+        "priority",
+        "fast",
+        "ultrafast",
+    ];
+    field.one_of(&tiers).map(drop)
 }
 
 /// At most 16 pairs of a key of 64 and a value of 512 characters.
@@ -203,8 +204,8 @@ pub(crate) fn check_metadata(field: Field<'_, '_>) -> Result<(), Failure> {
 
 members! { ContextManagementMembers { compact_threshold } }
 
-/// Nothing is compacted here, but a threshold out of range is a mistake all the same.
-pub(crate) fn check_context_management(field: Field<'_, '_>) -> Result<(), Failure> {
+/// `context_management`: nothing is compacted here, whatever the threshold.
+pub(crate) fn check_compaction(field: Field<'_, '_>) -> Result<(), Failure> {
     for (index, raw) in field.array()?.into_iter().enumerate() {
         let path = Path::Index(&field.path, index);
         let entry: ContextManagementMembers<'_> = Field { raw, path }.object()?;

@@ -180,6 +180,7 @@ impl Session {
             summary: TurnSummary {
                 id: origin.id,
                 model: origin.model.as_ref().to_owned(),
+                tools_not_offered: origin.tools_not_offered,
                 outcome: outcome.to_owned(),
                 usage,
                 turns,

@@ -40,17 +40,21 @@ impl Session {
             parent,
             request,
         } = create;
-        let model = request
-            .as_ref()
-            .map_or_else(|_| Arc::default(), |request| request.model.clone());
-        self.lanes.of(lane.as_ref()).queue.push_back(Waiting {
-            origin: Origin {
-                key: TurnKey(self.next_key),
-                id: ResponseId::mint(ids),
-                lane,
-                parent,
-                model,
-            },
+        let (model, tools_not_offered) = match &request {
+            Ok(request) => (request.model.clone(), request.tools_not_offered),
+            Err(_) => (Arc::default(), 0),
+        };
+        let origin = Origin {
+            key: TurnKey(self.next_key),
+            id: ResponseId::mint(ids),
+            lane,
+            parent,
+            model,
+            tools_not_offered,
+        };
+        let lane = self.lanes.of(origin.lane.as_ref());
+        lane.queue.push_back(Waiting {
+            origin,
             request,
             pinned,
             bytes,

@@ -369,6 +369,7 @@ impl Stage {
                 let seen = json!({
                     "id": summary.id.as_str(),
                     "model": summary.model,
+                    "tools_not_offered": summary.tools_not_offered,
                     "outcome": summary.outcome,
                     "turns": summary.turns,
                     "stored": summary.stored,

@@ -245,7 +245,8 @@ impl Item {
                     Some("delta") => {
                         demand(!self.text_done, "a delta comes too late")?;
                         let delta = json["delta"].as_str().ok_or("a delta is a string")?;
-                        demand(!delta.is_empty(), "an empty delta")?;
+                        let carries = json["logprobs"][0].is_object();
+                        demand(!delta.is_empty() || carries, "an empty delta")?;
                         self.text.push_str(delta);
                     }
                     Some("done") => {
