@@ -5,6 +5,7 @@
 //! its `usage`, what crossed the wire is counted by a relay in between.
 
 mod agent;
+mod chain;
 mod relay;
 mod transport;
 mod transports;
@@ -16,6 +17,8 @@ use clap::Subcommand;
 pub enum Bench {
     /// One agent loop over WebSocket and three ways of HTTP: time, bytes sent, tokens prefilled
     Transports(transports::Args),
+    /// One chain over one socket: the time of a turn as the chain grows
+    Chain(chain::Args),
 }
 
 impl Bench {
@@ -23,6 +26,7 @@ impl Bench {
     pub async fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Transports(args) => transports::run(args).await,
+            Self::Chain(args) => chain::run(args).await,
         }
     }
 }

@@ -116,7 +116,8 @@ impl Transport {
     }
 }
 
-fn final_response(mut event: Value) -> anyhow::Result<Value> {
+/// The response object of a terminal event, or what the server said instead.
+pub(crate) fn final_response(mut event: Value) -> anyhow::Result<Value> {
     match event["response"].take() {
         Value::Null => bail!("the server answered {event}"),
         response => Ok(response),

@@ -71,7 +71,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         let sent = median(runs.iter().map(|run| run.sent));
         let prefilled = median(runs.iter().map(|run| run.prefilled));
         println!(
-            "| {} | {:.2} s | {sent} | {prefilled} |",
+            "| {} | {:.3} s | {sent} | {prefilled} |",
             kind.title(),
             time.as_secs_f64()
         );
