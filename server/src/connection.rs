@@ -99,7 +99,7 @@ pub(crate) async fn run(mut socket: Box<Socket>, server: Arc<Server>, owner: Ten
                 if next_ping <= now {
                     next_ping = now + PING_INTERVAL;
                     let stuck = taking.ends(socket.bytes_taken()) && socket.owes();
-                    if stuck || heard.ends(socket.frames_read()) {
+                    if stuck || heard.ends(socket.bytes_heard()) {
                         return tracing::debug!("peer is silent; connection dropped");
                     }
                     socket.ping();

@@ -65,7 +65,6 @@ pub(crate) struct Socket {
     queued_bytes: usize,
     /// Messages and Pings read since everything owed was sent.
     read_ahead: usize,
-    frames_read: u64,
     sent_all: bool,
 }
 
@@ -150,7 +149,6 @@ impl Socket {
             queue: VecDeque::new(),
             queued_bytes: 0,
             read_ahead: 0,
-            frames_read: 0,
             sent_all: true,
         }
     }
@@ -190,9 +188,9 @@ impl Socket {
         self.wire.bytes_taken()
     }
 
-    /// Rises with every frame of the peer, Pongs included.
-    pub(crate) fn frames_read(&self) -> u64 {
-        self.frames_read
+    /// Rises with whatever the peer sends, be it a Pong or a part of a large frame.
+    pub(crate) fn bytes_heard(&self) -> u64 {
+        self.wire.bytes_heard()
     }
 
     /// Sends what is queued as far as the peer takes it, and reads what has come.
@@ -210,7 +208,6 @@ impl Socket {
                 }
                 Err(_) => return Poll::Ready(Incoming::Closing),
             };
-            self.frames_read += 1;
             match frame.opcode() {
                 OpCode::Close => return Poll::Ready(Incoming::Closing),
                 OpCode::Ping => self.read_ahead += 1,

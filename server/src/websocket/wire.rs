@@ -21,6 +21,8 @@ struct Ends {
     stream: TcpStream,
     /// Bytes that the kernel has taken from us.
     taken: AtomicU64,
+    /// Bytes that have come from the peer.
+    heard: AtomicU64,
 }
 
 /// What the codec reads from: first what came together with the handshake.
@@ -35,6 +37,7 @@ impl Wire {
         Self(Arc::new(Ends {
             stream,
             taken: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
         }))
     }
 
@@ -48,6 +51,11 @@ impl Wire {
     /// Rises as the peer takes what it is sent.
     pub(super) fn bytes_taken(&self) -> u64 {
         self.0.taken.load(Ordering::Relaxed)
+    }
+
+    /// Rises with whatever the peer sends, be it part of a frame.
+    pub(super) fn bytes_heard(&self) -> u64 {
+        self.0.heard.load(Ordering::Relaxed)
     }
 
     /// Says that nothing more will be sent, then reads on until the peer is done too.
@@ -85,11 +93,14 @@ impl AsyncRead for WireWithRest {
             self.rest.advance(length);
             return Poll::Ready(Ok(()));
         }
-        let stream = &self.wire.0.stream;
+        let Ends { stream, heard, .. } = &*self.wire.0;
         loop {
             ready!(stream.poll_read_ready(cx))?;
             match stream.try_read_buf(buffer) {
-                Ok(_) => return Poll::Ready(Ok(())),
+                Ok(length) => {
+                    heard.fetch_add(length as u64, Ordering::Relaxed);
+                    return Poll::Ready(Ok(()));
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -103,7 +114,7 @@ impl AsyncWrite for WireWithRest {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Ends { stream, taken } = &*self.wire.0;
+        let Ends { stream, taken, .. } = &*self.wire.0;
         loop {
             ready!(stream.poll_write_ready(cx))?;
             match stream.try_write(bytes) {

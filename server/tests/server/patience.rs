@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
 use turnwire_client::Error;
 use turnwire_protocol::limits::Limits;
 
-use crate::raw::{CLOSE, FIN, PING, Raw};
+use crate::raw::{CLOSE, FIN, PING, PONG, Raw, TEXT};
 use crate::support::*;
 
 #[tokio::test(start_paused = true)]
@@ -52,6 +53,29 @@ async fn a_peer_that_answers_no_ping_is_given_up_after_a_quarter_of_an_hour() {
     assert_eq!(pings, 29);
     raw.assert_ended().await;
     assert_eq!(opened.elapsed().as_secs(), 900);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_is_given_up_however_alive_it_is() {
+    let flood = "[[reply]]\nsteps = [{text = 'a lot of text', repeat = 1000000000}]";
+    let mut server = TestServer::start(flood).await;
+    let mut raw = Raw::open(&server).await;
+    let began = Instant::now();
+    let message = create(json!({"input": "x"})).to_string();
+    raw.frame(FIN | TEXT, message.as_bytes()).await;
+    let chatter = async {
+        loop {
+            raw.frame(FIN | PONG, b"").await;
+            sleep(Duration::from_secs(60)).await;
+        }
+    };
+    tokio::select! {
+        cancelled = server.engine.wait_for(|engine| engine.cancelled == 1) => drop(cancelled),
+        () = chatter => {}
+    }
+    let waited = began.elapsed().as_secs();
+    // From the last that the kernels took, which is seen by the next Ping or the one after.
+    assert!((900..=990).contains(&waited), "{waited} s");
 }
 
 #[tokio::test(start_paused = true)]
