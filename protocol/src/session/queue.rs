@@ -21,9 +21,8 @@ impl Session {
             Ok(lane) => lane,
             Err(failure) => return self.send_error(create.lane.as_ref(), failure),
         };
-        let must_wait = lane.running.is_some()
-            || !lane.queue.is_empty()
-            || self.running.len() >= self.limits.running_responses;
+        let must_wait =
+            lane.running.is_some() || self.running.len() >= self.limits.running_responses;
         let is_full = self.queued >= self.limits.queued_creates
             || self.queued_bytes + bytes > self.limits.queued_bytes;
         if must_wait && is_full {
