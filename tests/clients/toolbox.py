@@ -21,9 +21,9 @@ def check_arguments(name: str, arguments: str) -> dict[str, Any]:
 
 
 def run_tool(name: str, arguments: str) -> str:
-    """What the tool says, the same length every time."""
+    """What the tool says. Short, because a model on two cores has to read it."""
     check_arguments(name, arguments)
-    return json.dumps({"ok": True, "tool": name, "reference": "R-2041"})
+    return '{"ok":true}'
 
 
 def call_output(call_id: str, output: str) -> dict[str, Any]:
