@@ -123,8 +123,6 @@ pub struct Inspection {
 
 /// Outputs that wait for a reader before its conversation pauses.
 const OUTPUT_QUEUE: usize = 64;
-/// New bytes up to which a request is prepared on the caller's thread: well below a millisecond.
-const PREPARED_AT_ONCE: usize = 16 << 10;
 /// Turns accepted at once, running or waiting for room.
 const LIVE_TURNS: u64 = 1024;
 
@@ -189,21 +187,22 @@ impl LocalEngine {
     }
 
     /// Starts one turn. Dropping the receiver cancels it.
+    ///
+    /// Returns at once: the request is prepared on a thread of its own, since a long prompt or
+    /// a large schema takes longer than an asynchronous caller may be kept.
     pub fn start(&self, request: TurnRequest) -> mpsc::Receiver<EngineOutput> {
         let (output, receiver) = mpsc::channel(OUTPUT_QUEUE);
         let front = Arc::clone(&self.front);
         if front.counters.live_turns.fetch_add(1, Ordering::Relaxed) >= LIVE_TURNS {
             front.refuse(&output, overloaded());
-        } else if front.is_long(&request) {
-            let refused = output.clone();
-            let spawned = std::thread::Builder::new()
-                .name("local-engine-prepare".to_owned())
-                .spawn(move || front.submit(&request, &output));
-            if spawned.is_err() {
-                self.front.refuse(&refused, overloaded());
-            }
-        } else {
-            front.submit(&request, &output);
+            return receiver;
+        }
+        let refused = output.clone();
+        let spawned = std::thread::Builder::new()
+            .name("local-engine-prepare".to_owned())
+            .spawn(move || front.submit(&request, &output));
+        if spawned.is_err() {
+            self.front.refuse(&refused, overloaded());
         }
         receiver
     }
@@ -264,23 +263,6 @@ impl Drop for LocalEngine {
 }
 
 impl Front {
-    fn is_long(&self, request: &TurnRequest) -> bool {
-        let new: usize = request.input.iter().map(|item| item.raw().len()).sum();
-        let head =
-            request.tools.raw.len() + request.instructions.as_ref().map_or(0, |text| text.len());
-        let known = self.known_head(request).is_some();
-        // A parent without ids has to be rendered and tokenised whole.
-        let inherited = match request
-            .parent
-            .as_ref()
-            .map(|parent| (parent, self.state_of(parent)))
-        {
-            Some((parent, None)) => parent.bytes() as usize,
-            _ => 0,
-        };
-        new + inherited + if known { 0 } else { head } > PREPARED_AT_ONCE
-    }
-
     fn submit(&self, request: &TurnRequest, output: &mpsc::Sender<EngineOutput>) {
         match self.prepare(request, output.clone()) {
             Ok(job) => {
@@ -381,16 +363,14 @@ impl Front {
         })
     }
 
-    fn known_head(&self, request: &TurnRequest) -> Option<Arc<Head>> {
-        let mut heads = self
-            .heads
-            .lock()
-            .expect("no panic while heads are looked up");
-        heads.get(request.instructions.as_ref(), &request.tools.raw)
-    }
-
     fn head(&self, request: &TurnRequest) -> Result<Arc<Head>, EngineFailure> {
-        if let Some(head) = self.known_head(request) {
+        let (instructions, tools) = (request.instructions.as_ref(), &request.tools.raw);
+        let heads = || {
+            self.heads
+                .lock()
+                .expect("no panic while heads are looked up")
+        };
+        if let Some(head) = heads().get(instructions, tools) {
             return Ok(head);
         }
         let text = self
@@ -398,8 +378,7 @@ impl Front {
             .format
             .head(request.instructions.as_deref(), &request.tools)?;
         let ids = self.model.tokenize(&text);
-        let mut heads = self.heads.lock().expect("no panic while a head is kept");
-        Ok(heads.insert(request.instructions.as_ref(), &request.tools.raw, ids))
+        Ok(heads().insert(instructions, tools, ids))
     }
 
     /// The state of a chain's last link, if this engine made it.

@@ -271,7 +271,11 @@ impl<'a> Scheduler<'a> {
             let pending = self.running[turn].pending();
             // What is left of a prompt would be computed without tiles: it rather comes along.
             let rest = pending.saturating_sub(share);
-            let along = if chunks.is_empty() && rest < TILE { rest } else { 0 };
+            let along = if chunks.is_empty() && rest < TILE {
+                rest
+            } else {
+                0
+            };
             let tokens = pending.min(share + along).min((budget + along).min(batch));
             if tokens > 0 {
                 chunks.push(Chunk {

@@ -1,5 +1,10 @@
 //! The engine with a real model. `TURNWIRE_TEST_MODEL` names a GGUF file; the test command sets it.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "a request that is made for one turn reads best when it is handed over"
+)]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -261,12 +266,12 @@ fn changed_instructions_and_tools_act_and_are_counted_honestly() {
 
     // The same new head again: continued in place.
     let mut again = request(Some(&link), &[&user("Again.")]);
-    again.instructions = other.instructions.clone();
+    again.instructions = other.instructions;
     let (again, _) = run(&engine, again);
     assert!(again.prefilled() < 20, "{}", again.prefilled());
 
     let mut with_tools = request(Some(&chain), &[&user("Again.")]);
-    with_tools.instructions = first.instructions.clone();
+    with_tools.instructions = first.instructions;
     with_tools.tools = tools(vec![tool("look", r#"{"type":"object","properties":{}}"#)]);
     let (answer, _) = run(&engine, with_tools.clone());
     assert_exact(&engine, &answer, &with_tools);
