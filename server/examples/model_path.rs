@@ -8,7 +8,7 @@ use turnwire::model_files::{ModelFiles, ModelSource};
 async fn main() -> anyhow::Result<()> {
     let name = std::env::args().nth(1).context("name a model")?;
     let source: ModelSource = name.parse()?;
-    let files = ModelFiles::from_environment(|name| std::env::var_os(name))?;
+    let files = ModelFiles::from_environment(|name| std::env::var_os(name));
     println!("{}", files.resolve(&source).await?.display());
     Ok(())
 }

@@ -69,16 +69,6 @@ pub enum ModelFileError {
         .0.display()
     )]
     NotGguf(PathBuf),
-    #[error(
-        "no place to keep models: set TURNWIRE_CACHE to a directory, or HOME, or start with a path \
-         to a GGUF file (`--engine llama:PATH`)"
-    )]
-    NoCacheDirectory,
-    #[error("{variable}={value:?}: not an http or https address")]
-    InvalidEndpoint {
-        variable: &'static str,
-        value: String,
-    },
     #[error(transparent)]
     Cache(CacheError),
     #[error(transparent)]
@@ -89,16 +79,15 @@ pub enum ModelFileError {
 
 impl ModelFiles {
     /// Reads `TURNWIRE_CACHE`, `XDG_CACHE_HOME`, `HOME`, `PATH`, `HF_ENDPOINT`, `HF_TOKEN`,
-    /// `HF_HOME` and `HF_HUB_CACHE` through `variable`, usually `std::env::var_os`.
-    pub fn from_environment(
-        variable: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Self, ModelFileError> {
+    /// `HF_HOME` and `HF_HUB_CACHE` through `variable`, usually `std::env::var_os`. What is
+    /// missing or wrong shows when a source needs it.
+    pub fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
-        Ok(Self {
-            cache: Cache::from_environment(variable)?,
+        Self {
+            cache: Cache::from_environment(variable),
             installers: Installers::from_environment(variable),
-            hub: Hub::from_environment(variable)?,
-        })
+            hub: Hub::from_environment(variable),
+        }
     }
 
     /// A file that is there and begins like a GGUF file.
@@ -229,10 +218,7 @@ mod tests {
     #[tokio::test]
     async fn a_path_must_be_a_gguf_file() {
         let directory = tempfile::tempdir().unwrap();
-        let files = ModelFiles::from_environment(|name| {
-            (name == "TURNWIRE_CACHE").then(|| directory.path().into())
-        })
-        .unwrap();
+        let files = ModelFiles::from_environment(|_| None);
         let path = directory.path().join("model.gguf");
         let resolve = async || files.resolve(&ModelSource::Path(path.clone())).await;
 

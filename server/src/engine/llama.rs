@@ -63,7 +63,7 @@ impl LlamaLoading {
             options,
         } = self;
         let doing = format!("--engine llama:{source}");
-        let files = ModelFiles::from_environment(|name| env::var_os(name))?;
+        let files = ModelFiles::from_environment(|name| env::var_os(name));
         // Its message names its cause already.
         let path = files.resolve(&source).await;
         let path = path.map_err(|error| anyhow!("{doing}: {error}"))?;

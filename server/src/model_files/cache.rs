@@ -12,12 +12,11 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::ModelFileError;
-
 /// A directory of ours, readable by its owner only.
 #[derive(Debug)]
 pub(super) struct Cache {
-    root: PathBuf,
+    /// None where the environment names no place for it.
+    root: Option<PathBuf>,
 }
 
 /// What a file must be.
@@ -30,11 +29,18 @@ pub(super) struct Identity {
 
 /// The cache directory cannot be used as it is.
 #[derive(Debug, thiserror::Error)]
-#[error("{action} {}: {cause}", path.display())]
-pub struct CacheError {
-    action: &'static str,
-    path: PathBuf,
-    cause: io::Error,
+pub enum CacheError {
+    #[error(
+        "no place to keep models: set TURNWIRE_CACHE to a directory, or HOME, or start with a path \
+         to a GGUF file (`--engine llama:PATH`)"
+    )]
+    NoPlace,
+    #[error("{action} {}: {cause}", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        cause: io::Error,
+    },
 }
 
 /// Held while a model is fetched, so that two servers that start at once fetch it once.
@@ -45,9 +51,7 @@ pub(super) struct Lock {
 }
 
 impl Cache {
-    pub(super) fn from_environment(
-        variable: impl Fn(&str) -> Option<OsString>,
-    ) -> Result<Self, ModelFileError> {
+    pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let path = |name: &str| variable(name).map(PathBuf::from);
         let root = path("TURNWIRE_CACHE")
             // The XDG specification says that a relative path is to be ignored.
@@ -55,14 +59,14 @@ impl Cache {
                 let base = path("XDG_CACHE_HOME").filter(|base| base.is_absolute())?;
                 Some(base.join("turnwire"))
             })
-            .or_else(|| Some(path("HOME")?.join(".cache/turnwire")))
-            .ok_or(ModelFileError::NoCacheDirectory)?;
-        Ok(Self { root })
+            .or_else(|| Some(path("HOME")?.join(".cache/turnwire")));
+        Self { root }
     }
 
     /// A directory inside the cache, made if it is not there.
     pub(super) fn directory(&self, relative: &str) -> Result<PathBuf, CacheError> {
-        let path = self.root.join(relative);
+        let root = self.root.as_ref().ok_or(CacheError::NoPlace)?;
+        let path = root.join(relative);
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -157,7 +161,7 @@ pub(super) async fn lock(path: &Path) -> Result<Lock, CacheError> {
 
 pub(super) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CacheError {
     let path = path.to_owned();
-    move |cause| CacheError {
+    move |cause| CacheError::Io {
         action,
         path,
         cause,
@@ -215,7 +219,7 @@ mod tests {
 
     use super::*;
 
-    fn cache(variables: &[(&str, &str)]) -> Result<Cache, ModelFileError> {
+    fn cache(variables: &[(&str, &str)]) -> Cache {
         Cache::from_environment(|name| {
             let (_, value) = variables.iter().find(|(key, _)| *key == name)?;
             Some(value.into())
@@ -224,30 +228,26 @@ mod tests {
 
     #[test]
     fn the_cache_lies_where_the_user_wants_it() {
+        let root = |variables| cache(variables).root.unwrap();
         let all = [
             ("TURNWIRE_CACHE", "/t"),
             ("XDG_CACHE_HOME", "/x"),
             ("HOME", "/h"),
         ];
-        assert_eq!(cache(&all).unwrap().root, Path::new("/t"));
-        assert_eq!(cache(&all[1..]).unwrap().root, Path::new("/x/turnwire"));
-        assert_eq!(
-            cache(&all[2..]).unwrap().root,
-            Path::new("/h/.cache/turnwire")
-        );
+        assert_eq!(root(&all), Path::new("/t"));
+        assert_eq!(root(&all[1..]), Path::new("/x/turnwire"));
+        assert_eq!(root(&all[2..]), Path::new("/h/.cache/turnwire"));
         let relative = [("XDG_CACHE_HOME", "x"), ("HOME", "/h")];
-        assert_eq!(
-            cache(&relative).unwrap().root,
-            Path::new("/h/.cache/turnwire")
-        );
-        assert!(matches!(cache(&[]), Err(ModelFileError::NoCacheDirectory)));
+        assert_eq!(root(&relative), Path::new("/h/.cache/turnwire"));
+        let nowhere = cache(&[]).directory("models");
+        assert!(matches!(nowhere, Err(CacheError::NoPlace)));
     }
 
     #[test]
     fn its_directories_are_for_the_owner_only() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path().join("deep/turnwire");
-        let cache = cache(&[("TURNWIRE_CACHE", root.to_str().unwrap())]).unwrap();
+        let cache = cache(&[("TURNWIRE_CACHE", root.to_str().unwrap())]);
         let directory = cache.directory("models").unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&directory), 0o700);

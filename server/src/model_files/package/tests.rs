@@ -76,7 +76,7 @@ impl Bench {
             "PATH" => Some(self.at("bin").into_os_string()),
             _ => None,
         };
-        let cache = Cache::from_environment(variable)?;
+        let cache = Cache::from_environment(variable);
         resolve(&self.model, &cache, &Installers::from_environment(variable)).await
     }
 
