@@ -7,32 +7,31 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use turnwire_client::Connection;
 
+use crate::target::Target;
 use crate::transport::final_response;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Base URL of the server
-    #[arg(default_value = "http://127.0.0.1:8080/v1")]
-    url: String,
-    /// Model to ask for
-    #[arg(long)]
-    model: String,
-    /// API key, if the server wants one
-    #[arg(long, env = "TURNWIRE_API_KEY", hide_env_values = true)]
-    api_key: Option<String>,
+    #[command(flatten)]
+    target: Target,
     /// Turns of the chain
     #[arg(long, default_value_t = 10_000)]
     turns: usize,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let mut connection = Connection::open(&args.url, args.api_key.as_deref()).await?;
+    let Target {
+        url,
+        model,
+        api_key,
+    } = &args.target;
+    let mut connection = Connection::open(url, api_key.as_deref()).await?;
     let mut times = Vec::with_capacity(args.turns);
     let mut previous = None::<String>;
     for _ in 0..args.turns {
         let request = json!({
             "type": "response.create",
-            "model": args.model,
+            "model": model,
             "store": false,
             "previous_response_id": previous,
             "input": "And what comes after that?",

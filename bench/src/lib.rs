@@ -7,6 +7,7 @@
 mod agent;
 mod chain;
 mod relay;
+mod target;
 mod transport;
 mod transports;
 

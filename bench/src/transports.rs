@@ -6,19 +6,13 @@ use anyhow::Context;
 
 use crate::agent::{Agent, Shape};
 use crate::relay::Relay;
+use crate::target::Target;
 use crate::transport::{Kind, Transport};
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Base URL of the server
-    #[arg(default_value = "http://127.0.0.1:8080/v1")]
-    url: String,
-    /// Model to ask for
-    #[arg(long)]
-    model: String,
-    /// API key, if the server wants one
-    #[arg(long, env = "TURNWIRE_API_KEY", hide_env_values = true)]
-    api_key: Option<String>,
+    #[command(flatten)]
+    target: Target,
     /// Turns of the agent
     #[arg(long, default_value_t = 20)]
     turns: usize,
@@ -45,9 +39,9 @@ struct Run {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let (host, path) = parse(&args.url)?;
+    let (host, path) = args.target.host_and_path()?;
     let shape = Shape {
-        model: args.model,
+        model: args.target.model,
         turns: args.turns,
         start_bytes: args.start_bytes,
         output_bytes: args.output_bytes,
@@ -56,7 +50,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut runs: [Vec<Run>; 4] = Default::default();
     for round in 1..=args.rounds {
         for (kind, runs) in Kind::ALL.into_iter().zip(&mut runs) {
-            let run = agent(kind, &host, &path, args.api_key.as_deref(), &shape).await;
+            let run = agent(kind, &host, &path, args.target.api_key.as_deref(), &shape).await;
             let run = run.with_context(|| kind.title())?;
             eprintln!("round {round}, {}: {:?}", kind.title(), run.time);
             runs.push(run);
@@ -108,35 +102,4 @@ fn median<T: Ord>(values: impl Iterator<Item = T>) -> T {
     values.sort_unstable();
     let middle = values.len() / 2;
     values.swap_remove(middle)
-}
-
-/// Host with port, and path, of a base URL. The relay speaks plain TCP, so TLS is not for it.
-fn parse(url: &str) -> anyhow::Result<(String, String)> {
-    let rest = url
-        .strip_prefix("http://")
-        .or_else(|| url.strip_prefix("ws://"))
-        .with_context(|| format!("{url}: the URL must begin with http:// or ws://"))?;
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let host = match host.rsplit_once(':') {
-        Some((_, port)) if port.parse::<u16>().is_ok() => host.to_owned(),
-        _ => format!("{host}:80"),
-    };
-    let path = path.trim_end_matches('/');
-    let slash = if path.is_empty() { "" } else { "/" };
-    Ok((host, format!("{slash}{path}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base_urls_are_taken_apart() {
-        let parse = |url| parse(url).expect("a URL");
-        let parts = |host: &str, path: &str| (host.to_owned(), path.to_owned());
-        assert_eq!(parse("http://127.0.0.1:9/v1"), parts("127.0.0.1:9", "/v1"));
-        assert_eq!(parse("ws://host/v1/"), parts("host:80", "/v1"));
-        assert_eq!(parse("ws://host"), parts("host:80", ""));
-        assert!(super::parse("https://host/v1").is_err());
-    }
 }
