@@ -73,8 +73,14 @@ impl CreateRequest {
         refuse_unsupported(members, transport)?;
 
         let model = Field::required("model", members.model)?.string()?;
+        let generate = Field::optional("generate", members.generate, Field::boolean)?;
+        let cache_options = members.prompt_cache_options;
+        let prewarm = Field::optional("prompt_cache_options", cache_options, settings::prewarm)?;
+        // A warm-up can be asked for in two ways.
+        let generate = generate.unwrap_or(true) && !prewarm.unwrap_or(false);
         let input = read_input(Field::named("input", members.input), message)?;
-        if input.is_empty() && parent.is_none() {
+        // Codex opens with a warm-up of nothing but instructions and tools, or not even those.
+        if input.is_empty() && parent.is_none() && generate {
             return Err(Failure::missing_required_parameter("input"));
         }
         let instructions = Field::named("instructions", members.instructions);
@@ -113,9 +119,6 @@ impl CreateRequest {
         let text = Text::read(Field::named("text", members.text), message)?;
         let reasoning = Reasoning::read(Field::named("reasoning", members.reasoning))?;
         let store = Field::optional("store", members.store, Field::boolean)?.unwrap_or(true);
-        let generate = Field::optional("generate", members.generate, Field::boolean)?;
-        let cache_options = members.prompt_cache_options;
-        let prewarm = Field::optional("prompt_cache_options", cache_options, settings::prewarm)?;
 
         // What is only shown again, or not even that, must be right all the same.
         let truncation = Field::named("truncation", members.truncation);
@@ -183,8 +186,7 @@ impl CreateRequest {
             logprobs: logprobs.unwrap_or(false),
             format: text.format,
             reasoning_effort: reasoning.effort.map(Arc::from),
-            // A warm-up can be asked for in two ways.
-            generate: generate.unwrap_or(true) && !prewarm.unwrap_or(false),
+            generate,
             store,
         })
     }
