@@ -160,7 +160,9 @@ impl<C: Cells> KvCache<C> {
         };
         let source = &self.branches[&base];
         let warm = source.seq().is_none();
-        let in_place = !source.busy && source.ids.len() as u32 == cached;
+        // Equal ids are not enough: a branch's marks end where they do behind its own head.
+        let same_head = source.head == want.head;
+        let in_place = !source.busy && same_head && source.ids.len() as u32 == cached;
         let fresh = want.prompt_len - cached + want.output;
         let restored = if warm { source.ids.len() as u32 } else { 0 };
         if !self.make_room(fresh + restored, warm || !in_place, Some(base)) {
@@ -168,7 +170,7 @@ impl<C: Cells> KvCache<C> {
                 return None;
             }
             // Alone, and the rest of the base is what is in the way.
-            match warm {
+            match warm || !same_head {
                 true => self.remove(base),
                 false => self.cut(base, cached),
             }
@@ -516,7 +518,7 @@ impl<C: Cells> KvCache<C> {
         }
     }
 
-    /// Gives up what an idle hot branch holds beyond `len`, marks included.
+    /// Gives up the marks of an idle hot branch beyond `len`, and the cells that only they need.
     fn cut(&mut self, id: BranchId, len: u32) {
         let branch = self.branch_mut(id);
         let (keep, gone) = branch
@@ -527,10 +529,7 @@ impl<C: Cells> KvCache<C> {
         for mark in gone {
             self.unmark(mark.node, id);
         }
-        match len {
-            0 => self.remove(id),
-            _ => self.truncate(id, len),
-        }
+        self.trim(id);
     }
 
     fn truncate(&mut self, id: BranchId, len: u32) {

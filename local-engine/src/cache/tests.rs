@@ -81,6 +81,9 @@ struct World {
     next: u64,
 }
 
+/// The head of a turn without instructions and tools.
+const NO_HEAD: u64 = 3;
+
 struct Running {
     node: u64,
     parent: Option<u64>,
@@ -99,7 +102,11 @@ impl World {
     }
 
     /// Heads share their first tokens, as system prompts of one template do.
+    /// One is empty: what other heads hold can be a first message behind it.
     fn head(head: u64) -> Vec<Token> {
+        if head == NO_HEAD {
+            return Vec::new();
+        }
         (0..20 + head as Token)
             .chain([1_000 + head as Token])
             .collect()
@@ -342,6 +349,32 @@ fn released_responses_give_their_cells_back() {
     assert_eq!(world.cache.used(), 0);
     assert!(world.cache.branches.is_empty() && world.cache.marked.is_empty());
     assert_eq!(world.cache.free_seqs.len(), 8);
+}
+
+#[test]
+fn a_branch_that_is_all_start_of_another_heads_prompt_keeps_its_own_head() {
+    let mut world = World::new(1_000, 8, 0);
+    // What was the first message becomes the instructions.
+    let message = World::head(1);
+    let (parent, _) = world.turn(None, NO_HEAD, &message, &[1]);
+    let (child, cached) = world.turn(Some(parent), 1, &[2, 3], &[4]);
+    assert_eq!(cached, message.len() as u32, "the tokens are the same");
+    // Without instructions both are conversations of their own; `feed` looks at their ids.
+    world.turn(Some(child), NO_HEAD, &[5], &[6]);
+    world.turn(Some(parent), NO_HEAD, &[7], &[8]);
+    world.check();
+}
+
+#[test]
+fn a_lone_turn_under_another_head_leaves_nothing_behind() {
+    let mut world = World::new(150, 8, 100_000);
+    let (parent, _) = world.turn(None, 0, &[1; 90], &[2]);
+    let fork = world
+        .start(Some(parent), 1, &[3; 10], 10)
+        .expect("nobody else is there");
+    world.cancel(&fork);
+    world.release(parent);
+    assert!(world.cache.branches.is_empty());
 }
 
 #[derive(Clone, Debug)]
