@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::failure::Failure;
 use crate::field::{Field, Path, members};
@@ -27,19 +27,20 @@ pub(crate) fn read_input(
         return Err(field.expected("a string or an array of items"));
     }
     let slices = field.array()?;
-    let array = field.text().as_bytes();
     // A link lives as long as its chain. Where the items are the smaller part of the message,
-    // it must not keep the rest of it, which is mostly tools, alive as well.
-    let kept = if array.len() * 2 < message.len() {
-        Bytes::copy_from_slice(array)
-    } else {
-        message.slice_ref(array)
-    };
+    // it must not keep the rest of it, be it tools or white space, alive as well.
+    let length: usize = slices.iter().map(|raw| raw.get().len()).sum();
+    let mut copy = (length * 2 < message.len()).then(|| BytesMut::with_capacity(length));
     let mut items = Vec::with_capacity(slices.len());
     for (index, raw) in slices.into_iter().enumerate() {
         let path = Path::Index(&field.path, index);
-        let start = raw.get().as_ptr().addr() - array.as_ptr().addr();
-        let bytes = kept.slice(start..start + raw.get().len());
+        let bytes = match &mut copy {
+            Some(copy) => {
+                copy.extend_from_slice(raw.get().as_bytes());
+                copy.split().freeze()
+            }
+            None => message.slice_ref(raw.get().as_bytes()),
+        };
         items.push(read_item(Field { raw, path }, bytes)?);
     }
     Ok(items.into())
@@ -98,13 +99,21 @@ mod tests {
 
     #[test]
     fn items_share_their_message_only_if_they_are_most_of_it() {
-        for (instructions, shared) in [("short", true), (&*"long ".repeat(100), false)] {
+        let text = "text ".repeat(10);
+        let long = "long ".repeat(100);
+        let space = " ".repeat(100);
+        for (instructions, space, shared) in [
+            ("short", "", true),
+            (&*long, "", false),
+            ("", &*space, false),
+        ] {
             let message = format!(
-                r#"{{"instructions":"{instructions}","input":[ {{"role":"user","content":"a"}} , {{"id":"b"}} ]}}"#
+                r#"{{"instructions":"{instructions}","input":[ {{"role":"user","content":"{text}"}} ,{space} {{"id":"b"}} ]}}"#
             );
             let message = Bytes::from(message);
             let items = items(&message);
-            assert_eq!(items[0].raw(), r#"{"role":"user","content":"a"}"#);
+            let first = format!(r#"{{"role":"user","content":"{text}"}}"#);
+            assert_eq!(items[0].raw(), &first);
             assert_eq!(items[1].raw(), r#"{"id":"b"}"#);
             for item in &*items {
                 assert_eq!(
