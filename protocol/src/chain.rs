@@ -63,11 +63,8 @@ impl Chain {
         pending_calls: PendingCalls,
         engine_state: Option<EngineState>,
     ) -> Self {
-        let own: usize = input
-            .iter()
-            .chain(output.iter())
-            .map(|item| item.raw().len())
-            .sum();
+        let items: usize = input.iter().chain(output.iter()).map(Item::size).sum();
+        let own = items + pending_calls.size_beside(parent.as_ref());
         let (turns, bytes) = parent.as_ref().map_or((0, 0), |p| (p.0.turns, p.0.bytes));
         let slot = OnceLock::new();
         if let Some(state) = engine_state {
@@ -112,7 +109,7 @@ impl Chain {
         self.0.turns
     }
 
-    /// Bytes of all items in the chain.
+    /// Bytes of memory that the items of the chain and its lists of pending calls take.
     pub fn bytes(&self) -> u64 {
         self.0.bytes
     }
@@ -182,6 +179,14 @@ impl PendingCalls {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// Bytes of memory that the list takes, none if it is the parent's.
+    fn size_beside(&self, parent: Option<&Chain>) -> usize {
+        match parent {
+            Some(parent) if Arc::ptr_eq(&self.0, &parent.0.pending_calls.0) => 0,
+            _ => size_of_val(&*self.0),
+        }
+    }
 }
 
 impl FromIterator<PendingCall> for PendingCalls {
@@ -211,5 +216,30 @@ mod tests {
         }
         assert_eq!(chain.as_ref().map(Chain::turns), Some(1_000_000));
         drop(chain);
+    }
+
+    #[test]
+    fn what_a_chain_takes_is_more_than_text_and_counted_once() {
+        let tiny = Item::parse(r#"{"id":"a"}"#.into()).expect("an item");
+        let call = PendingCall {
+            call_id: "c".into(),
+            kind: CallKind::Function,
+            may_wait: true,
+        };
+        let pending: PendingCalls = std::iter::repeat_n(call, 1000).collect();
+        let append = |parent: Option<&Chain>, items: &[Item]| {
+            Chain::append(
+                parent.cloned(),
+                ResponseId::from("resp_x"),
+                items.into(),
+                Arc::new([]),
+                pending.clone(),
+                None,
+            )
+        };
+        let first = append(None, &vec![tiny; 1000]);
+        let least = 1000 * (size_of::<Item>() + size_of::<PendingCall>());
+        assert!(first.bytes() > least as u64, "{first:?}");
+        assert_eq!(append(Some(&first), &[]).bytes(), first.bytes());
     }
 }

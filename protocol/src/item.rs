@@ -101,6 +101,12 @@ impl Item {
         &self.raw
     }
 
+    /// Bytes of memory that it takes: of many small items, the most part is not their text.
+    pub(crate) fn size(&self) -> usize {
+        let ids = [&self.id, &self.call_id].into_iter().flatten();
+        size_of::<Self>() + self.raw.len() + ids.map(|id| id.len()).sum::<usize>()
+    }
+
     pub fn kind(&self) -> ItemKind {
         self.kind
     }

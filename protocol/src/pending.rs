@@ -18,8 +18,9 @@ use crate::item::{Item, ItemKind};
 /// Calls with the same id are bound to outputs one to one. The order of the items is free.
 pub(crate) fn answer(parent: &PendingCalls, input: &[Item]) -> Result<PendingCalls, Failure> {
     let concerned = |item: &Item| call_kind(item).is_some() || output_kind(item).is_some();
-    if parent.is_empty() && !input.iter().any(concerned) {
-        return Ok(parent.clone());
+    if !input.iter().any(concerned) {
+        // The very list, not a copy: it may be long, and every later link would have its own.
+        return nothing_missing(parent.iter()).map(|()| parent.clone());
     }
     let mut calls: Vec<Option<PendingCall>> = parent.iter().cloned().map(Some).collect();
     let mut open: HashMap<(CallKind, &str), VecDeque<usize>> = HashMap::new();
@@ -61,9 +62,14 @@ pub(crate) fn answer(parent: &PendingCalls, input: &[Item]) -> Result<PendingCal
             }
         }
     }
-    match calls.iter().flatten().find(|call| !call.may_wait) {
+    nothing_missing(calls.iter().flatten())?;
+    Ok(calls.into_iter().flatten().collect())
+}
+
+fn nothing_missing<'c>(mut calls: impl Iterator<Item = &'c PendingCall>) -> Result<(), Failure> {
+    match calls.find(|call| !call.may_wait) {
         Some(call) => Err(Failure::missing_tool_output(call.kind, &call.call_id)),
-        None => Ok(calls.into_iter().flatten().collect()),
+        None => Ok(()),
     }
 }
 

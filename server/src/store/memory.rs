@@ -15,7 +15,7 @@ use turnwire_protocol::session::SaveFailed;
 
 use crate::auth::Tenant;
 
-/// What one link costs beyond the bytes of its items: ids, headers of items, map entries.
+/// What one link costs beyond what its chain counts: ids, map entries.
 const LINK_OVERHEAD: u64 = 512;
 
 #[derive(Debug)]
@@ -164,13 +164,15 @@ mod tests {
 
     use super::*;
 
-    const ITEM_BYTES: usize = 1000;
-    const RESPONSE_BYTES: usize = 200;
+    const RESPONSE_BYTES: u64 = 200;
+
     /// What one saved response counts for.
-    const EACH: u64 = (ITEM_BYTES + RESPONSE_BYTES) as u64 + LINK_OVERHEAD;
+    fn each() -> u64 {
+        link(None, "any").bytes() + RESPONSE_BYTES + LINK_OVERHEAD
+    }
 
     fn link(parent: Option<&Chain>, id: &str) -> Chain {
-        let text = "x".repeat(ITEM_BYTES - r#"{"type":""}"#.len());
+        let text = "x".repeat(1000);
         let item = Item::parse(format!(r#"{{"type":"{text}"}}"#).into()).unwrap();
         Chain::append(
             parent.cloned(),
@@ -185,7 +187,7 @@ mod tests {
     fn save(store: &MemoryStore, chain: &Chain) -> Result<(), SaveFailed> {
         let record = StoredResponse {
             id: chain.id().clone(),
-            response: Bytes::from(vec![b' '; RESPONSE_BYTES]),
+            response: Bytes::from(vec![b' '; RESPONSE_BYTES as usize]),
             chain: chain.clone(),
         };
         store.save(Tenant::ANYONE, record)
@@ -210,7 +212,7 @@ mod tests {
 
     #[test]
     fn the_oldest_go_when_the_budget_is_used_up() {
-        let store = MemoryStore::new(3 * EACH);
+        let store = MemoryStore::new(3 * each());
         for id in ["a", "b", "c", "d"] {
             save(&store, &link(None, id)).unwrap();
         }
@@ -218,19 +220,19 @@ mod tests {
             ["a", "b", "c", "d"].map(|id| knows(&store, id)),
             [false, true, true, true]
         );
-        assert_eq!(bytes(&store), 3 * EACH);
+        assert_eq!(bytes(&store), 3 * each());
     }
 
     #[test]
     fn the_items_of_a_gone_parent_count_as_long_as_a_child_is_held() {
-        let store = MemoryStore::new(3 * EACH);
+        let store = MemoryStore::new(3 * each());
         let parent = link(None, "parent");
         let child = link(Some(&parent), "child");
         save(&store, &parent).unwrap();
         save(&store, &child).unwrap();
         assert_eq!(
             bytes(&store),
-            2 * EACH,
+            2 * each(),
             "the parent's items are counted once"
         );
 
@@ -239,23 +241,23 @@ mod tests {
         // Without its response the parent still weighs its items, so the child has to go too.
         assert!(!knows(&store, "parent") && !knows(&store, "child"));
         assert!(knows(&store, "c") && knows(&store, "d"));
-        assert_eq!(bytes(&store), 2 * EACH);
+        assert_eq!(bytes(&store), 2 * each());
     }
 
     #[test]
     fn parents_that_were_never_stored_count_with_the_child_that_needs_them() {
-        let store = MemoryStore::new(10 * EACH);
+        let store = MemoryStore::new(10 * each());
         let unstored = link(None, "unstored");
         let fork = link(Some(&unstored), "fork");
         save(&store, &link(Some(&unstored), "child")).unwrap();
         save(&store, &fork).unwrap();
         assert!(!knows(&store, "unstored"));
-        assert_eq!(bytes(&store), 3 * EACH - RESPONSE_BYTES as u64);
+        assert_eq!(bytes(&store), 3 * each() - RESPONSE_BYTES);
     }
 
     #[test]
     fn what_can_never_fit_is_refused_and_pushes_nothing_out() {
-        let store = MemoryStore::new(EACH);
+        let store = MemoryStore::new(each());
         let parent = link(None, "parent");
         save(&store, &parent).unwrap();
         assert_eq!(save(&store, &link(Some(&parent), "child")), Err(SaveFailed));
