@@ -111,11 +111,12 @@ async fn run(args: ServeArgs, access: Access, loading: Vec<Loading>) -> anyhow::
         args.limits.limits(),
         args.limits.max_connections,
     );
+    let stopped = stop_signal().context("cannot wait for signals")?;
     tracing::info!(address = %listener.local_addr()?, "listening");
     let mut reason = Ok(());
     serve::serve(listener, Arc::clone(&server), async {
         tokio::select! {
-            stopped = stop_signal() => reason = stopped.context("cannot wait for signals"),
+            () = stopped => {}
             Err(error) = load(loading, &server) => reason = Err(error),
         }
     })
@@ -134,20 +135,27 @@ async fn load(loading: Vec<Loading>, server: &Server) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Ready at SIGTERM or Ctrl-C. Both are caught from this call on, not from the first poll: one
+/// that came in between would end the process where it stands.
 #[cfg(unix)]
-async fn stop_signal() -> io::Result<()> {
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        pressed = tokio::signal::ctrl_c() => pressed,
-    }
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 #[cfg(not(unix))]
-async fn stop_signal() -> io::Result<()> {
-    tokio::signal::ctrl_c().await
+fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    Ok(async {
+        let _ = tokio::signal::ctrl_c().await;
+    })
 }
 
 impl From<anyhow::Error> for StartError {
