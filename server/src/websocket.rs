@@ -43,7 +43,8 @@ const BUFFER_BYTES: usize = 256;
 const COMPRESSION_THRESHOLD_BYTES: usize = 1 << 10;
 
 /// Messages and Pings that are read while the peer takes nothing of what it is owed. Each makes
-/// at least one answer, so that reading has to end for a peer that does not read.
+/// at least one answer, so that reading has to end for a peer that does not read. It ends sooner
+/// where answers are large: some repeat what they answer.
 const READ_AHEAD: usize = 64;
 
 /// How long closing may take: first to send what is queued, then to see the peer's answer.
@@ -200,7 +201,7 @@ impl Socket {
             Poll::Ready(Err(_)) => return Poll::Ready(Incoming::Lost),
             Poll::Pending => {}
         }
-        while self.read_ahead < READ_AHEAD {
+        while self.read_ahead < READ_AHEAD && self.queued_bytes / 2 <= self.message_limit {
             let frame = match ready!(self.codec.poll_next_frame(cx)) {
                 Ok(frame) => frame,
                 Err(WebSocketError::ConnectionClosed | WebSocketError::IoError(_)) => {

@@ -220,6 +220,33 @@ async fn a_reader_that_does_not_read_holds_its_engine_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_answers_to_a_peer_that_does_not_read_are_few() {
+    let limits = Limits {
+        message_bytes: 1 << 20,
+        ..Limits::default()
+    };
+    let settings = Settings {
+        limits,
+        ..Settings::default()
+    };
+    let server = TestServer::with("", settings).await;
+    let mut raw = Raw::open(&server).await;
+    // The answer shows its input again.
+    let steer = json!({
+        "type": "response.steer",
+        "previous_response_id": "resp_none",
+        "input": "x".repeat(1_000_000),
+    });
+    let steer = steer.to_string().into_bytes();
+    let mut written = 0;
+    while raw.frame_unless_stuck(FIN | TEXT, &steer).await {
+        written += 1;
+        // The kernel holds some of them on their way, and of the answers.
+        assert!(written < 40, "{written} answers pile up");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_only_writes_is_not_read_for_ever() {
     let server = TestServer::start("").await;
     let mut raw = Raw::open(&server).await;
