@@ -28,9 +28,9 @@ impl Clock {
         }
     }
 
-    /// The instant that a session calls `elapsed`.
-    pub(crate) fn instant(&self, elapsed: Duration) -> Instant {
-        self.began + elapsed
+    /// The instant that a session calls `elapsed`; none if it is beyond all time.
+    pub(crate) fn instant(&self, elapsed: Duration) -> Option<Instant> {
+        self.began.checked_add(elapsed)
     }
 }
 
@@ -42,5 +42,17 @@ pub(crate) struct RandomIds;
 impl IdSource for RandomIds {
     fn mint(&mut self) -> u128 {
         Uuid::new_v7(Timestamp::now(NoContext)).as_u128()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_beyond_all_time_is_none() {
+        let clock = Clock::start();
+        assert_eq!(clock.instant(Duration::MAX), None);
+        assert_eq!(clock.instant(Duration::ZERO), Some(clock.began));
     }
 }

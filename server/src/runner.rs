@@ -94,7 +94,7 @@ impl Runner {
 
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let elapsed = self.session.deadline()?;
-        Some(self.server.clock.instant(elapsed))
+        self.server.clock.instant(elapsed)
     }
 
     /// The next event to send.
