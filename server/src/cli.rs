@@ -2,6 +2,7 @@
 //! environment variable.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -82,8 +83,8 @@ pub struct ServeArgs {
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
     /// Connections at once; more are answered 503
-    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
-    pub max_connections: usize,
+    #[arg(long, value_name = "COUNT", default_value = "10000")]
+    pub max_connections: NonZeroUsize,
 
     /// Bytes of one message or request body
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, default_value = "64MiB")]
@@ -98,8 +99,8 @@ pub struct LimitArgs {
     age_grace: Duration,
 
     /// Responses running at once on one connection; more wait
-    #[arg(long, value_name = "COUNT", default_value_t = 16)]
-    max_running: usize,
+    #[arg(long, value_name = "COUNT", default_value = "16")]
+    max_running: NonZeroUsize,
 
     /// Responses waiting on one connection; more are refused
     #[arg(long, value_name = "COUNT", default_value_t = 256)]
@@ -147,7 +148,7 @@ impl LimitArgs {
         Limits {
             connection_age: Some(self.connection_age).filter(|age| !age.is_zero()),
             age_grace: self.age_grace,
-            running_responses: self.max_running,
+            running_responses: self.max_running.get(),
             lane_names: self.max_lanes,
             queued_creates: self.max_queued,
             queued_bytes: usize::try_from(self.max_queued_bytes).unwrap_or(usize::MAX),
@@ -217,6 +218,7 @@ mod tests {
             (["--engine", "vllm:x"], "--engine"),
             (["--connection-age", "1d"], "--connection-age"),
             (["--listen", "8080"], "--listen"),
+            (["--max-running", "0"], "--max-running"),
         ] {
             let error = serve(&flags).unwrap_err();
             assert_eq!(error.exit_code(), 2);

@@ -109,7 +109,7 @@ async fn run(args: ServeArgs, access: Access, loading: Vec<Loading>) -> anyhow::
         Store::Memory(MemoryStore::new(budget_bytes)),
         access,
         args.limits.limits(),
-        args.limits.max_connections,
+        args.limits.max_connections.get(),
     );
     let stopped = stop_signal().context("cannot wait for signals")?;
     tracing::info!(address = %listener.local_addr()?, "listening");
