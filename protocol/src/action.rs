@@ -6,6 +6,7 @@ use crate::chain::Chain;
 use crate::engine::TurnRequest;
 use crate::event::Event;
 use crate::id::ResponseId;
+use crate::tool::NotOffered;
 
 /// Names a turn between a session and its owner. Never used twice in one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,8 +52,7 @@ pub struct TurnSummary {
     pub id: ResponseId,
     /// Empty if the request was refused.
     pub model: String,
-    /// Tools of the request that this server cannot run and so did not offer to the model.
-    pub tools_not_offered: usize,
+    pub tools_not_offered: NotOffered,
     /// `completed`, `incomplete`, `cancelled`, or the code of what went wrong.
     pub outcome: String,
     pub usage: crate::engine::Usage,

@@ -20,7 +20,7 @@ use crate::item::Item;
 use crate::message::Members;
 use crate::response::Echo;
 use crate::session::Transport;
-use crate::tool::{ToolChoice, Tools, ToolsRead};
+use crate::tool::{NotOffered, ToolChoice, Tools, ToolsRead};
 
 mod input;
 mod settings;
@@ -32,7 +32,7 @@ pub(crate) struct CreateRequest {
     pub(crate) input: Arc<[Item]>,
     pub(crate) instructions: Option<Arc<str>>,
     pub(crate) tools: Tools,
-    pub(crate) tools_not_offered: usize,
+    pub(crate) tools_not_offered: NotOffered,
     pub(crate) tool_choice: ToolChoice,
     pub(crate) parallel_tool_calls: bool,
     pub(crate) temperature: f32,

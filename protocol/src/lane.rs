@@ -13,6 +13,7 @@ use crate::chain::Chain;
 use crate::create::CreateRequest;
 use crate::failure::Failure;
 use crate::id::ResponseId;
+use crate::tool::NotOffered;
 
 /// The value of `stream_id`: 1 to 256 of `A-Z a-z 0-9 _ . -`, so it never needs escaping.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -49,7 +50,7 @@ pub(crate) struct Origin {
     pub(crate) parent: Option<ResponseId>,
     /// Empty if the request is refused.
     pub(crate) model: Arc<str>,
-    pub(crate) tools_not_offered: usize,
+    pub(crate) tools_not_offered: NotOffered,
 }
 
 /// A create that has not started.

@@ -1,6 +1,8 @@
 //! Tools and the choice among them, as far as an engine needs to know them.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -45,6 +47,55 @@ pub enum ToolChoice {
     },
 }
 
+/// The tools of a request that this server cannot run, as far as a log may tell: they are shown in
+/// the response, but not offered to the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NotOffered {
+    count: usize,
+    /// Without their dates and suffixes. A type that a client made up is `unknown`.
+    types: BTreeSet<&'static str>,
+}
+
+/// Beginnings of the types of tools that are documented, but `function`.
+const OTHER_TYPES: &[&str] = &[
+    "apply_patch",
+    "code_interpreter",
+    "computer",
+    "custom",
+    "file_search",
+    "image_generation",
+    "local_shell",
+    "mcp",
+    "namespace",
+    "programmatic_tool_calling",
+    "shell",
+    "tool_search",
+    "web_search",
+];
+
+impl NotOffered {
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn add(&mut self, kind: &str) {
+        let known = OTHER_TYPES.iter().find(|known| kind.starts_with(**known));
+        self.types.insert(known.copied().unwrap_or("unknown"));
+        self.count += 1;
+    }
+}
+
+impl fmt::Display for NotOffered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.count)?;
+        for (index, kind) in self.types.iter().enumerate() {
+            let before = if index == 0 { ": " } else { ", " };
+            write!(f, "{before}{kind}")?;
+        }
+        Ok(())
+    }
+}
+
 members! { ToolMembers { kind = "type", name, description, parameters, strict, may_wait = "async" } }
 
 /// What `tools` of a create says.
@@ -53,8 +104,7 @@ pub(crate) struct ToolsRead {
     pub(crate) tools: Tools,
     /// The array as the response object shows it.
     pub(crate) echo: Vec<u8>,
-    /// How many of them this server cannot run. They are shown, but not offered to the model.
-    pub(crate) not_offered: usize,
+    pub(crate) not_offered: NotOffered,
 }
 
 impl ToolsRead {
@@ -71,25 +121,25 @@ impl ToolsRead {
                     functions: Arc::default(),
                 },
                 echo: b"[]".to_vec(),
-                not_offered: 0,
+                not_offered: NotOffered::default(),
             });
         };
         let mut functions = Vec::new();
-        let mut not_offered = 0;
+        let mut not_offered = NotOffered::default();
         let mut echo = vec![b'['];
         for (index, raw) in field.array()?.into_iter().enumerate() {
             if index > 0 {
                 echo.push(b',');
             }
             let path = Path::Index(&field.path, index);
-            match FunctionTool::read(Field { raw, path }, message, &mut echo)? {
-                Some(function) => functions.push(function),
-                None if strict => {
+            match AnyTool::read(Field { raw, path }, message, &mut echo)? {
+                AnyTool::Function(function) => functions.push(function),
+                AnyTool::Other(_) if strict => {
                     let problem = "this server cannot run tools of this type";
                     let path = Path::Member(&path, "type");
                     return Err(Failure::unsupported_value(path, problem));
                 }
-                None => not_offered += 1,
+                AnyTool::Other(kind) => not_offered.add(&kind),
             }
         }
         echo.push(b']');
@@ -105,19 +155,23 @@ impl ToolsRead {
     }
 }
 
-impl FunctionTool {
-    /// Reads one tool; none if it is of another type. Appends it to `echo` as it came, except
-    /// that a function shows `description`, `parameters` and `strict` in any case.
-    fn read(
-        tool: Field<'_, '_>,
-        message: &Bytes,
-        echo: &mut Vec<u8>,
-    ) -> Result<Option<Self>, Failure> {
+/// One of the `tools`.
+enum AnyTool<'a> {
+    Function(FunctionTool),
+    /// Its `type`, which is another one.
+    Other(Cow<'a, str>),
+}
+
+impl<'a> AnyTool<'a> {
+    /// Appends the tool to `echo` as it came, except that a function shows `description`,
+    /// `parameters` and `strict` in any case.
+    fn read(tool: Field<'a, '_>, message: &Bytes, echo: &mut Vec<u8>) -> Result<Self, Failure> {
         let members: ToolMembers<'_> = tool.object()?;
         let member = |name, raw| Field::member(&tool.path, name, raw);
         echo.extend_from_slice(tool.text().as_bytes());
-        if Field::required_member(&tool.path, "type", members.kind)?.string()? != "function" {
-            return Ok(None);
+        let kind = Field::required_member(&tool.path, "type", members.kind)?.string()?;
+        if kind != "function" {
+            return Ok(Self::Other(kind));
         }
         let name = Field::required_member(&tool.path, "name", members.name)?;
         let text = name.string_up_to(128)?;
@@ -153,7 +207,7 @@ impl FunctionTool {
             echo.extend_from_slice(name.as_bytes());
             echo.extend_from_slice(b"\":null}");
         }
-        Ok(Some(Self {
+        Ok(Self::Function(FunctionTool {
             name: text.into(),
             description: description.map(|text| text.into()),
             parameters,

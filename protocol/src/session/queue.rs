@@ -10,6 +10,7 @@ use crate::id::{IdSource, ResponseId};
 use crate::lane::{Origin, Waiting};
 use crate::message::Create;
 use crate::session::{Now, Phase, Running, Session, Stage, Why};
+use crate::tool::NotOffered;
 use crate::turn::Turn;
 
 impl Session {
@@ -40,8 +41,8 @@ impl Session {
             request,
         } = create;
         let (model, tools_not_offered) = match &request {
-            Ok(request) => (request.model.clone(), request.tools_not_offered),
-            Err(_) => (Arc::default(), 0),
+            Ok(request) => (request.model.clone(), request.tools_not_offered.clone()),
+            Err(_) => (Arc::default(), NotOffered::default()),
         };
         let origin = Origin {
             key: TurnKey(self.next_key),

@@ -369,7 +369,7 @@ impl Stage {
                 let seen = json!({
                     "id": summary.id.as_str(),
                     "model": summary.model,
-                    "tools_not_offered": summary.tools_not_offered,
+                    "tools_not_offered": summary.tools_not_offered.to_string(),
                     "outcome": summary.outcome,
                     "turns": summary.turns,
                     "stored": summary.stored,

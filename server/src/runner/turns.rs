@@ -104,6 +104,7 @@ impl Timing {
     pub(super) fn log(self, summary: &TurnSummary) {
         let Self { began, first_token } = self;
         let first_token = began.zip(first_token).map(|(began, first)| first - began);
+        let not_offered = &summary.tools_not_offered;
         let model: String = summary.model.chars().take(LOGGED_MODEL_CHARS).collect();
         tracing::info!(
             target: "turnwire::turn",
@@ -117,6 +118,7 @@ impl Timing {
             total_ms = began.map(|began| milliseconds(began.elapsed())),
             turns = summary.turns,
             stored = summary.stored,
+            tools.not_offered = (!not_offered.is_empty()).then(|| display(not_offered)),
             "turn"
         );
     }

@@ -2,9 +2,14 @@
 
 use std::process::Stdio;
 
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
 use turnwire_client::{Connection, Error};
+
+use crate::support::{create, turn};
+
+type Log = Lines<BufReader<ChildStderr>>;
 
 fn serve(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_turnwire"));
@@ -13,9 +18,10 @@ fn serve(flags: &[&str]) -> Command {
     command
 }
 
-/// Starts the program on a free port and reads the address from its log.
-async fn started() -> (Child, String) {
+/// Starts the program on a free port and reads the address from its log, which tells everything.
+async fn started() -> (Child, String, Log) {
     let mut program = serve(&["--engine", "scripted", "--listen", "127.0.0.1:0"])
+        .env("RUST_LOG", "trace")
         .spawn()
         .unwrap();
     let mut log = BufReader::new(program.stderr.take().unwrap()).lines();
@@ -26,7 +32,7 @@ async fn started() -> (Child, String) {
             .unwrap()
             .expect("it listens before it ends");
         if let Some((_, address)) = line.split_once("listening address=") {
-            return (program, format!("http://{}/v1", address.trim()));
+            return (program, format!("http://{}/v1", address.trim()), log);
         }
     }
 }
@@ -75,9 +81,41 @@ async fn what_cannot_work_ends_with_a_reason_and_a_code() {
 }
 
 #[tokio::test]
+async fn a_turn_is_one_line_of_the_log_and_none_of_its_content_is_in_it() {
+    let (mut program, url, mut log) = started().await;
+    let mut connection = Connection::open(&url, Some("secret")).await.unwrap();
+    let members = json!({
+        "input": "secret",
+        "instructions": "secret",
+        "metadata": {"secret": "secret"},
+        "tools": [{"type": "web_search"}, {"type": "custom", "name": "secret", "format": {"type": "text"}}],
+        "stream_id": "secret",
+    });
+    turn(&mut connection, &create(members)).await;
+    connection.send("secret").await.unwrap();
+    connection.next().await.unwrap();
+    connection.close().await.unwrap();
+    program.start_kill().unwrap();
+    let mut lines = Vec::new();
+    while let Some(line) = log.next_line().await.unwrap() {
+        lines.push(line);
+    }
+    let turns: Vec<_> = lines
+        .iter()
+        .filter(|line| line.contains("turnwire::turn"))
+        .collect();
+    assert_eq!(turns.len(), 1, "{lines:#?}");
+    assert!(
+        turns[0].contains("tools.not_offered=2: custom, web_search"),
+        "{turns:?}"
+    );
+    assert!(!lines.concat().contains("secret"), "{lines:#?}");
+}
+
+#[tokio::test]
 async fn a_signal_to_end_closes_sockets_with_1001() {
     for signal in ["-TERM", "-INT"] {
-        let (mut program, url) = started().await;
+        let (mut program, url, _log) = started().await;
         let mut connection = Connection::open(&url, None).await.unwrap();
         let id = program.id().expect("it runs").to_string();
         let told = Command::new("kill")
