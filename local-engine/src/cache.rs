@@ -182,7 +182,11 @@ impl<C: Cells> KvCache<C> {
         }
         let branch = match in_place {
             true => base,
-            false => self.fork(base, cached, want.head)?,
+            false => match self.fork(base, cached, want.head) {
+                Some(fork) => fork,
+                // The base took the last sequence id when it was restored: it is hot now.
+                None => return self.acquire(want),
+            },
         };
         Some(self.grant(branch, cached, want))
     }

@@ -168,14 +168,46 @@ impl World {
     fn finish(&mut self, mut turn: Running, output: &[Token]) -> u64 {
         turn.ids.extend_from_slice(&output[..output.len() - 1]);
         self.feed(&mut turn);
+        let mut marks = vec![(NodeId(turn.node), self.cache.len(turn.grant.branch))];
+        let head = Self::head(turn.head).len();
+        if let Some(parent) = turn.parent {
+            let end = (head + self.links[&parent].len()) as u32;
+            if turn.grant.cached + 1 < end {
+                marks.push((NodeId(parent), end));
+            }
+        }
+        self.cache.finish(turn.grant.branch, &marks);
+        let mut own = turn.ids[head..].to_vec();
+        own.push(output[output.len() - 1]);
+        self.links.insert(turn.node, own);
+        turn.node
+    }
+
+    /// Moves a turn out in the middle: it made a token that is not fed, and leaves its own mark.
+    fn park(&mut self, turn: &mut Running, output: &[Token]) {
+        turn.ids.extend_from_slice(&output[..output.len() - 1]);
+        self.feed(turn);
+        turn.ids.push(output[output.len() - 1]);
         let len = self.cache.len(turn.grant.branch);
         self.cache
             .finish(turn.grant.branch, &[(NodeId(turn.node), len)]);
-        let mut own = turn.ids[Self::head(turn.head).len()..].to_vec();
-        own.push(output[output.len() - 1]);
-        self.links.insert(turn.node, own);
-        let _ = turn.parent;
-        turn.node
+    }
+
+    fn resume(&mut self, turn: &mut Running, output: u32) -> bool {
+        let prompt = turn.ids.clone();
+        let grant = self.cache.acquire(&Want {
+            parent: Some(NodeId(turn.node)),
+            head: turn.head,
+            prompt_len: prompt.len() as u32,
+            cacheable: prompt.len() as u32 - 1,
+            output,
+            prompt: &|| prompt.clone(),
+        });
+        let Some(grant) = grant else { return false };
+        turn.grant = grant;
+        self.cache.release(NodeId(turn.node));
+        self.feed(turn);
+        true
     }
 
     fn cancel(&mut self, turn: &Running) {
@@ -216,6 +248,16 @@ impl World {
             grid.most
         );
         assert!(self.cache.warm_bytes <= self.cache.warm_budget);
+        for (id, branch) in &self.cache.branches {
+            if let Some(seq) = branch.seq() {
+                assert_eq!(self.cache.cells.read(seq), branch.ids);
+            }
+            assert!(branch.busy || !branch.marks.is_empty(), "nobody can use it");
+            for mark in &branch.marks {
+                assert!(mark.len as usize <= branch.ids.len());
+                assert!(self.cache.marked[&mark.node].contains(id));
+            }
+        }
     }
 }
 
@@ -377,6 +419,17 @@ fn a_lone_turn_under_another_head_leaves_nothing_behind() {
     assert!(world.cache.branches.is_empty());
 }
 
+#[test]
+fn one_sequence_is_enough_to_go_back_to_a_parent_in_ram() {
+    let mut world = World::new(1_000, 1, 100_000);
+    let (parent, _) = world.turn(None, 0, &[1], &[2]);
+    world.turn(Some(parent), 0, &[3], &[4]);
+    world.cache.evict_idle(Tier::Warm);
+    let (_, cached) = world.turn(Some(parent), 0, &[5], &[6]);
+    assert_eq!(cached, World::head(0).len() as u32 + 1);
+    world.check();
+}
+
 #[derive(Clone, Debug)]
 enum Op {
     Start {
@@ -401,17 +454,32 @@ enum Op {
     Refuse {
         refuse: bool,
     },
+    Grow {
+        turn: usize,
+        more: u32,
+    },
+    Park {
+        turn: usize,
+        output: usize,
+    },
+    Resume {
+        turn: usize,
+        output: u32,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        6 => (0..20usize, 0..3u64, 1..12usize, 1..10u32)
+        6 => (0..20usize, 0..4u64, 1..30usize, 1..10u32)
             .prop_map(|(parent, head, delta, output)| Op::Start { parent, head, delta, output }),
         5 => (0..8usize, 1..10usize).prop_map(|(turn, output)| Op::Finish { turn, output }),
         2 => (0..8usize).prop_map(|turn| Op::Cancel { turn }),
         2 => (0..20usize).prop_map(|link| Op::Release { link }),
         1 => any::<bool>().prop_map(|cold| Op::Evict { cold }),
         1 => any::<bool>().prop_map(|refuse| Op::Refuse { refuse }),
+        2 => (0..8usize, 1..20u32).prop_map(|(turn, more)| Op::Grow { turn, more }),
+        2 => (0..8usize, 1..10usize).prop_map(|(turn, output)| Op::Park { turn, output }),
+        3 => (0..8usize, 1..10u32).prop_map(|(turn, output)| Op::Resume { turn, output }),
     ]
 }
 
@@ -423,49 +491,88 @@ proptest! {
     #[test]
     fn any_order_of_events_keeps_the_books(
         ops in prop::collection::vec(op(), 1..80),
-        seqs in 2..6u32,
+        seqs in 1..6u32,
         warm in prop_oneof![Just(0usize), Just(900), Just(100_000)],
     ) {
         let mut world = World::new(150, seqs, warm);
         let mut running: Vec<(Running, u32)> = Vec::new();
+        let mut parked: Vec<Running> = Vec::new();
         for op in ops {
             match op {
                 Op::Start { parent, head, delta, output } => {
-                    let parent = world.links.keys().copied().nth(parent);
+                    let parent = world.links.keys().copied().nth(parent % (world.links.len() + 1));
                     let longest = parent.map_or(0, |parent| world.links[&parent].len());
                     if longest + delta + output as usize + World::head(head).len() > 150 {
                         continue;
                     }
-                    let delta: Vec<Token> = (0..delta as Token).map(|i| i + 100 * world.next as Token).collect();
+                    // Some begin as a head does, so that what is a head here is a message there.
+                    let same = if delta > 20 { World::head(1) } else { Vec::new() };
+                    let own = (same.len() as Token..delta as Token).map(|i| i + 100 * world.next as Token);
+                    let delta: Vec<Token> = same.iter().copied().chain(own).collect();
                     match world.start(parent, head, &delta, output) {
                         Some(turn) => running.push((turn, output)),
                         None => prop_assert!(!running.is_empty(), "a lone turn always gets room"),
                     }
                 }
-                Op::Finish { turn, output } if turn < running.len() => {
+                Op::Grow { turn, more } if !running.is_empty() => {
+                    let turn = turn % running.len();
+                    let alone = running.len() == 1;
+                    let (turn, promised) = &mut running[turn];
+                    if turn.ids.len() as u32 + *promised + more <= 150 {
+                        let grown = world.cache.grow(turn.grant.branch, more);
+                        prop_assert!(grown || !alone, "a lone turn always grows");
+                        *promised += if grown { more } else { 0 };
+                    }
+                }
+                Op::Park { turn, output } if !running.is_empty() => {
+                    let turn = turn % running.len();
+                    let (mut turn, promised) = running.swap_remove(turn);
+                    let output: Vec<Token> = (0..output.min(promised as usize) as Token).collect();
+                    world.park(&mut turn, &output);
+                    parked.push(turn);
+                }
+                Op::Resume { turn, output } if !parked.is_empty() => {
+                    let turn = turn % parked.len();
+                    if parked[turn].ids.len() + output as usize > 150 {
+                        continue;
+                    }
+                    let mut turn = parked.swap_remove(turn);
+                    if world.resume(&mut turn, output) {
+                        running.push((turn, output));
+                    } else {
+                        prop_assert!(!running.is_empty(), "a lone turn always gets room");
+                        parked.push(turn);
+                    }
+                }
+                Op::Finish { turn, output } if !running.is_empty() => {
+                    let turn = turn % running.len();
                     let (turn, promised) = running.swap_remove(turn);
                     let output: Vec<Token> = (0..output.min(promised as usize) as Token).collect();
                     world.finish(turn, &output);
                 }
-                Op::Cancel { turn } if turn < running.len() => {
+                Op::Cancel { turn } if !running.is_empty() => {
+                    let turn = turn % running.len();
                     let (turn, _) = running.swap_remove(turn);
                     world.cancel(&turn);
                 }
                 Op::Release { link } => {
-                    let link = world.links.keys().copied().nth(link);
+                    let link = world.links.keys().copied().nth(link % (world.links.len() + 1));
                     // A running turn holds on to its parent.
-                    if let Some(link) = link.filter(|link| running.iter().all(|(turn, _)| turn.parent != Some(*link))) {
+                    if let Some(link) = link.filter(|link| running.iter().map(|(turn, _)| turn).chain(&parked).all(|turn| turn.parent != Some(*link))) {
                         world.release(link);
                     }
                 }
                 Op::Evict { cold } => world.cache.evict_idle(if cold { Tier::Cold } else { Tier::Warm }),
                 Op::Refuse { refuse } => world.cache.cells().refuse = refuse,
-                Op::Finish { .. } | Op::Cancel { .. } => {}
+                Op::Finish { .. } | Op::Cancel { .. } | Op::Grow { .. } | Op::Park { .. } | Op::Resume { .. } => {}
             }
             world.check();
         }
         for (turn, _) in running {
             world.cancel(&turn);
+        }
+        for turn in parked {
+            world.cache.release(NodeId(turn.node));
         }
         for link in world.links.keys().copied().collect::<Vec<_>>() {
             world.release(link);
