@@ -43,6 +43,9 @@ struct Header<'a> {
     call_id: Option<Cow<'a, str>>,
 }
 
+/// Whose messages there are.
+const ROLES: [&str; 4] = ["user", "assistant", "system", "developer"];
+
 /// Why some bytes are not an item.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAnItem {
@@ -51,6 +54,9 @@ pub enum NotAnItem {
     Malformed(#[from] serde_json::Error),
     #[error("not an item: it has no type")]
     Untyped,
+    /// A message of nobody who takes part in a conversation.
+    #[error("not an item: its role is unknown")]
+    UnknownRole,
 }
 
 impl Item {
@@ -76,6 +82,10 @@ impl Item {
             None if header.id.is_some() => ItemKind::ItemReference,
             None => return Err(NotAnItem::Untyped),
         };
+        let role = header.role.as_deref().filter(|_| kind == ItemKind::Message);
+        if role.is_some_and(|role| !ROLES.contains(&role)) {
+            return Err(NotAnItem::UnknownRole);
+        }
         let id = header.id.map(|id| Arc::from(&*id));
         let call_id = header.call_id.map(|id| Arc::from(&*id));
         Ok(Self {

@@ -61,7 +61,11 @@ fn read_item(field: Field<'_, '_>, bytes: Bytes) -> Result<Item, Failure> {
         NotAnItem::Untyped => {
             Failure::missing_required_parameter(Path::Member(&field.path, "type"))
         }
-        NotAnItem::Malformed(error) => Failure::invalid_value(field.path, error),
+        NotAnItem::Malformed(_) => malformed(field),
+        NotAnItem::UnknownRole => {
+            let path = Path::Member(&field.path, "role");
+            Failure::invalid_value(path, "it must be one of user, assistant, system, developer")
+        }
     })?;
     let is_call = matches!(
         item.kind(),
@@ -86,6 +90,29 @@ fn read_item(field: Field<'_, '_>, bytes: Bytes) -> Result<Item, Failure> {
 }
 
 members! { OutputMembers { output } }
+members! { HeaderMembers { kind = "type", role, id, call_id } }
+
+/// What keeps an object from being an item: a member of the wrong type, or one that comes twice.
+fn malformed(field: Field<'_, '_>) -> Failure {
+    let wrong = || {
+        let members: HeaderMembers<'_> = field.object()?;
+        for (name, raw) in [
+            ("type", members.kind),
+            ("role", members.role),
+            ("id", members.id),
+            ("call_id", members.call_id),
+        ] {
+            Field::member(&field.path, name, raw)
+                .map(Field::string)
+                .transpose()?;
+        }
+        Ok(())
+    };
+    match wrong() {
+        Err(failure) => failure,
+        Ok(()) => field.expected("an item"),
+    }
+}
 
 #[cfg(test)]
 mod tests {
