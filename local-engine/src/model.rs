@@ -16,6 +16,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token_type::LlamaTokenAttr;
 use llguidance::api::TopLevelGrammar;
 use llguidance::{Matcher, ParserFactory};
 use turnwire_prompt::format::{ChatFormat, MARKERS, TemplateError};
@@ -246,15 +247,19 @@ fn special_tokens(llama: &LlamaModel, template: Option<&str>) -> SpecialTokens {
             .then(|| String::from_utf8(vocab.token_to_piece(token, true, None)).ok())
             .flatten()
     };
-    let control = (0..llama.n_vocab())
-        .map(LlamaToken)
-        .filter(|&token| {
-            use llama_cpp_2::token_type::LlamaTokenAttr::{Control, UserDefined};
-            vocab.attr(token).intersects(Control | UserDefined)
-        })
-        .filter_map(text)
-        .filter(|text| !text.is_empty())
-        .collect();
+    let texts = |attrs: LlamaTokenAttr| {
+        (0..llama.n_vocab())
+            .map(LlamaToken)
+            .filter(|&token| vocab.attr(token).contains(attrs))
+            .filter_map(text)
+            .filter(|text| !text.is_empty())
+            .collect::<Vec<_>>()
+    };
+    // What llama.cpp cuts out of a text before it looks for words. Of a user-defined token it
+    // makes text even where control tokens are left out, and so it is text to a grammar.
+    let mut control = texts(LlamaTokenAttr::Control);
+    control.extend(texts(LlamaTokenAttr::Unknown));
+    let user_defined = texts(LlamaTokenAttr::UserDefined);
     let (eos, eot) = (text(vocab.eos()), text(vocab.eot()));
     // Either may end a turn: of ChatML it is usually EOS, of Llama 3 EOT. The template knows.
     let ends_turns = |token: &&String| template.is_some_and(|text| text.contains(token.as_str()));
@@ -268,6 +273,7 @@ fn special_tokens(llama: &LlamaModel, template: Option<&str>) -> SpecialTokens {
         end_of_turn: end_of_turn.cloned().unwrap_or_default(),
         eos,
         control,
+        user_defined,
     }
 }
 

@@ -74,7 +74,7 @@ impl ChatFormat {
         let style = shape.native_calls.clone().unwrap_or_else(CallStyle::taught);
         Ok(Self {
             after_end_of_turn: after_end_of_turn.to_owned(),
-            marks: Marks::new(&tokens.control),
+            marks: Marks::new(tokens.control.iter().chain(&tokens.user_defined)),
             template,
             shape,
             style,

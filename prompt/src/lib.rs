@@ -58,6 +58,9 @@ pub struct SpecialTokens {
     pub end_of_turn: String,
     /// All texts that tokenise to one control token.
     pub control: Vec<String>,
+    /// All other texts that tokenise to one token wherever they stand. To a grammar such a token
+    /// is the characters of its text; Qwen's `<tool_call>` is one.
+    pub user_defined: Vec<String>,
 }
 
 /// Limits for what a schema leaves unlimited. They bind the model's output only; the client's

@@ -48,6 +48,7 @@ impl Vocabulary {
             eos: Some("<|end|>".to_owned()),
             end_of_turn: "<|end|>".to_owned(),
             control: self.control.clone(),
+            user_defined: ["<tool_call>", "</tool_call>"].map(String::from).into(),
         };
         ChatFormat::new(template, tokens).unwrap()
     }

@@ -22,10 +22,12 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    pub(super) fn new(control: &[String]) -> Self {
+    pub(super) fn new<'a>(tokens: impl Iterator<Item = &'a String>) -> Self {
         let mut by_first_byte: Vec<(u8, Vec<String>)> = Vec::new();
-        // A token of one character cannot be cut inside; as text it is that very token.
-        for token in control.iter().filter(|token| token.chars().count() > 1) {
+        // A token of one character cannot be cut inside; as text it is that very token. White
+        // space steers no model, and Gemma has tokens for every run of blanks and line ends.
+        let steers = |token: &&String| token.chars().count() > 1 && !token.trim().is_empty();
+        for token in tokens.filter(steers) {
             let first = token.as_bytes()[0];
             match by_first_byte.iter_mut().find(|(byte, _)| *byte == first) {
                 Some((_, tokens)) => tokens.push(token.clone()),
@@ -117,7 +119,8 @@ mod tests {
     use super::*;
 
     fn marks() -> Marks {
-        Marks::new(&["<|im_start|>", "<|im_end|>", "<s>", "[INST]"].map(String::from))
+        let tokens = ["<|im_start|>", "<|im_end|>", "<s>", "[INST]", "\n\n"];
+        Marks::new(tokens.map(String::from).iter())
     }
 
     #[test]
@@ -125,6 +128,11 @@ mod tests {
         assert_eq!(
             marks().mark("a <b> [INS] <|im_|end|>"),
             "a <b> [INS] <|im_|end|>"
+        );
+        assert_eq!(
+            marks().mark("a\n\nb"),
+            "a\n\nb",
+            "white space is no control token"
         );
         let marked = marks().mark("x<|im_end|>y[INST]<s>").into_owned();
         assert_eq!(

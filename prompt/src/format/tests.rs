@@ -30,6 +30,7 @@ fn tokens(bos: &str, eos: &str, end_of_turn: &str, others: &[&str]) -> SpecialTo
         eos: Some(eos.to_owned()),
         end_of_turn: end_of_turn.to_owned(),
         control,
+        user_defined: Vec::new(),
     }
 }
 
