@@ -33,7 +33,13 @@ const MAX_HEAD_BYTES: usize = 64 << 10;
 /// what is queued and two for the peer's Close frame fit into it.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(4500);
 
-/// A peer whose host vanished while nothing was under way is found out after two minutes.
+/// How long a peer may take nothing of what it is owed. It bounds for how long a stream that
+/// nobody reads holds its engine; a WebSocket has a patience of its own.
+#[cfg(target_os = "linux")]
+const STALL_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+/// Probes for a peer whose host vanished while it waits in silence. Linux gives it up after
+/// [`STALL_TIMEOUT`], others after the last probe.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
@@ -157,7 +163,10 @@ fn prepare(stream: &TcpStream) {
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_user_timeout(Some(STALL_TIMEOUT));
 }
 
 async fn http_connection(stream: TcpStream, server: Arc<Server>, place: Place) {
@@ -186,5 +195,22 @@ async fn http_connection(stream: TcpStream, server: Arc<Server>, place: Place) {
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "HTTP connection failed");
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_given_up_by_the_kernel() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        prepare(&stream);
+        let socket = SockRef::from(&stream);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(STALL_TIMEOUT));
+        assert!(socket.keepalive().unwrap() && stream.nodelay().unwrap());
     }
 }
