@@ -116,6 +116,11 @@ pub(super) fn body_timeout() -> Failure {
     invalid_request(408, "request_timeout", message.into())
 }
 
+pub(super) fn broken_body() -> Failure {
+    let message = "The body is cut short, or its chunks are malformed.";
+    invalid_request(400, "invalid_body", message.into())
+}
+
 pub(super) fn too_many_connections() -> Failure {
     Failure {
         kind: "server_error",

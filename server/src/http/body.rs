@@ -18,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Why there is no body to work on.
 pub(super) enum Unreadable {
     Refused(Failure),
-    /// The client left, and nobody reads an answer.
-    Gone,
+    /// Its chunks are malformed, or the client left and nobody reads an answer.
+    Broken,
 }
 
 /// The whole body, uncompressed.
@@ -40,7 +40,7 @@ pub(super) async fn read(request: Request<Incoming>, limit: usize) -> Result<Byt
         .await
         .map_err(|_| Unreadable::Refused(answer::body_timeout()))?
     {
-        let Ok(data) = frame.map_err(|_| Unreadable::Gone)?.into_data() else {
+        let Ok(data) = frame.map_err(|_| Unreadable::Broken)?.into_data() else {
             continue;
         };
         length += data.len();

@@ -30,8 +30,7 @@ pub(super) async fn create(
     let body = match body::read(request, server.limits.message_bytes).await {
         Ok(body) => body,
         Err(Unreadable::Refused(failure)) => return answer::failure(&failure),
-        // Nobody is there to read this.
-        Err(Unreadable::Gone) => return answer::failure(&answer::body_timeout()),
+        Err(Unreadable::Broken) => return answer::failure(&answer::broken_body()),
     };
     // A body that is no JSON object, or whose `stream` is no boolean, is the session's to refuse.
     let transport = serde_json::from_slice::<Transport>(&body);

@@ -166,6 +166,18 @@ async fn a_message_that_inflates_far_beyond_the_limit_is_not_inflated() {
 }
 
 #[tokio::test]
+async fn a_body_in_malformed_chunks_is_the_fault_of_its_sender() {
+    let server = TestServer::start("").await;
+    let mut raw = Raw::connect(&server).await;
+    raw.send(
+        b"POST /v1/responses HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nno number\r\n",
+    )
+    .await;
+    let head = raw.head().await;
+    assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+}
+
+#[tokio::test]
 async fn a_half_closed_connection_is_gone() {
     let mut server = TestServer::start(HANG).await;
     let mut raw = Raw::open(&server).await;
