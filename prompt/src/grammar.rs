@@ -76,7 +76,7 @@ impl Grammar<'_> {
             }
         }
         if self.is_control(THINK_CLOSE) {
-            lark.rule("THOUGHTS", &thoughts);
+            lark.rule("THOUGHTS", &without(&thoughts, THINK_CLOSE));
             thinking.extend(["THOUGHTS", THINK_CLOSE]);
         } else {
             let thoughts = format!("{thoughts} {}", quoted(THINK_CLOSE));
@@ -193,10 +193,7 @@ impl Grammar<'_> {
     fn text(&self, lark: &mut Lark) {
         let mut text = self.unlike_thinking(ANY);
         match self.manner.style {
-            CallStyle::Hermes { .. } if !self.is_control(CALL_OPEN) => {
-                let _ = write!(text, " & ~({ANY} {} {ANY})", quoted(CALL_OPEN));
-            }
-            CallStyle::Hermes { .. } => {}
+            CallStyle::Hermes { .. } => text = without(&text, CALL_OPEN),
             CallStyle::Llama { .. } => {
                 let _ = write!(text, r#" & ~(/\s*\{{\s*"name"\s*:(.|\n)*/)"#);
             }
@@ -205,7 +202,7 @@ impl Grammar<'_> {
     }
 
     fn unlike_thinking(&self, text: &str) -> String {
-        if self.manner.reasoning == Reasoning::Allowed && !self.is_control(THINK_OPEN) {
+        if self.manner.reasoning == Reasoning::Allowed {
             format!("({text} & ~({WHITE} {} {ANY}))", quoted(THINK_OPEN))
         } else {
             text.to_owned()
@@ -313,6 +310,12 @@ fn invalid_schema(param: &str, why: &str) -> Refusal {
 const ANY: &str = r"/(.|\n)*/";
 /// White space or nothing.
 const WHITE: &str = r"/\s*/";
+
+/// `text` in which `marker` is not spelled out. That goes for control tokens too: the parser
+/// reads characters and would take them for the marker.
+fn without(text: &str, marker: &str) -> String {
+    format!("({text}) & ~({ANY} {} {ANY})", quoted(marker))
+}
 
 /// A grammar being written.
 #[derive(Default)]

@@ -82,14 +82,17 @@ impl Vocabulary {
 
     /// How the grammar takes `output`: where it stops, and whether the model may end there.
     fn read(&self, plan: &Plan, output: &str) -> (usize, bool) {
+        self.read_tokens(plan, &self.tokens(output))
+    }
+
+    fn read_tokens(&self, plan: &Plan, tokens: &[u32]) -> (usize, bool) {
         let grammar = plan.grammar.clone().expect("the plan has a grammar");
         let parser = self
             .factory
             .create_parser(TopLevelGrammar::from_lark(grammar.clone()))
             .unwrap_or_else(|error| panic!("{error}\n{grammar}"));
         let mut matcher = Matcher::new(Ok(parser));
-        let tokens = self.tokens(output);
-        let read = matcher.try_consume_tokens(&tokens).unwrap();
+        let read = matcher.try_consume_tokens(tokens).unwrap();
         (
             read,
             read == tokens.len() && matcher.is_accepting().unwrap(),
@@ -376,6 +379,32 @@ fn markers_may_be_control_tokens() {
         .unwrap();
     vocabulary.accepts(&plan, &["", "<think>Hm.</think>Hello"]);
     vocabulary.refuses(&plan, &[call]);
+}
+
+/// The parser reads characters: spelled in them, a marker would begin a call of any form.
+#[test]
+fn a_marker_that_is_a_control_token_cannot_be_spelled() {
+    let vocabulary = Vocabulary::new(&["<tool_call>", "</tool_call>", "<think>", "</think>"]);
+    let format = vocabulary.format(Some(QWEN3));
+    let plan = format
+        .plan(&request(weather_and_time(), ToolChoice::Auto))
+        .unwrap();
+    for (before, spelled, behind) in [
+        ("", "<tool_call>", "\n{\"name\": \"get_rich\"}"),
+        ("Well. ", "<tool_call>", ""),
+        ("", "<think>", ""),
+        ("<think>Hm.", "</think>", "</think>"),
+    ] {
+        let characters = spelled.bytes().map(u32::from).collect();
+        let output = [
+            vocabulary.tokens(before),
+            characters,
+            vocabulary.tokens(behind),
+        ]
+        .concat();
+        let (_, whole) = vocabulary.read_tokens(&plan, &output);
+        assert!(!whole, "accepted {before}{spelled}{behind}");
+    }
 }
 
 #[test]
