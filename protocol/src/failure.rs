@@ -50,6 +50,15 @@ impl Failure {
         )
     }
 
+    /// The history and the new items together are larger than the server keeps.
+    pub fn chain_too_large(limit: u64) -> Self {
+        let message = format!(
+            "With this input the conversation takes more than the {limit} bytes of memory that the \
+             server has for one. Start a new one with less."
+        );
+        Self::invalid_request("context_length_exceeded", message, Some("input"))
+    }
+
     /// A call that the input leaves unanswered.
     pub fn missing_tool_output(kind: CallKind, call_id: &str) -> Self {
         let call = match kind {

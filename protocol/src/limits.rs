@@ -19,6 +19,9 @@ pub struct Limits {
     pub queued_bytes: usize,
     /// Bytes of one message or request body.
     pub message_bytes: usize,
+    /// Bytes of memory that the items of one chain may take. A model's context is no bound on
+    /// items that it is not shown.
+    pub chain_bytes: u64,
     /// Refuse unknown members of `response.create` instead of ignoring them.
     pub strict: bool,
 }
@@ -33,6 +36,7 @@ impl Default for Limits {
             queued_creates: 256,
             queued_bytes: 256 << 20,
             message_bytes: 64 << 20,
+            chain_bytes: 256 << 20,
             strict: false,
         }
     }

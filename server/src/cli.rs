@@ -90,6 +90,10 @@ pub struct LimitArgs {
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, default_value = "64MiB")]
     max_message_bytes: u64,
 
+    /// Bytes of memory for the history of one conversation; more is refused
+    #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, default_value = "256MiB")]
+    max_chain_bytes: u64,
+
     /// Age at which a WebSocket connection is closed; 0 for no limit
     #[arg(long, value_name = "TIME", value_parser = quantity::duration, default_value = "60m")]
     connection_age: Duration,
@@ -153,6 +157,7 @@ impl LimitArgs {
             queued_creates: self.max_queued,
             queued_bytes: usize::try_from(self.max_queued_bytes).unwrap_or(usize::MAX),
             message_bytes: usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX),
+            chain_bytes: self.max_chain_bytes,
             strict: self.strict,
         }
     }

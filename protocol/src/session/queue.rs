@@ -7,6 +7,7 @@ use crate::chain::Chain;
 use crate::create::CreateRequest;
 use crate::failure::Failure;
 use crate::id::{IdSource, ResponseId};
+use crate::item::Item;
 use crate::lane::{Origin, Waiting};
 use crate::message::Create;
 use crate::session::{Now, Phase, Running, Session, Stage, Why};
@@ -137,6 +138,12 @@ impl Session {
         request: Box<CreateRequest>,
         parent: Option<Chain>,
     ) {
+        let before = parent.as_ref().map_or(0, Chain::bytes);
+        let added: usize = request.input.iter().map(Item::size).sum();
+        if before + added as u64 > self.limits.chain_bytes {
+            let failure = Failure::chain_too_large(self.limits.chain_bytes);
+            return self.refuse(origin, failure);
+        }
         let (id, lane) = (origin.id.clone(), origin.lane.clone());
         match Turn::start(now, id, lane, parent, *request) {
             Ok((making, request)) => {

@@ -278,6 +278,7 @@ impl Stage {
                 "queued_creates" => self.limits.queued_creates = size,
                 "queued_bytes" => self.limits.queued_bytes = size,
                 "message_bytes" => self.limits.message_bytes = size,
+                "chain_bytes" => self.limits.chain_bytes = number,
                 "strict" => self.limits.strict = number == 1,
                 other => return Err(format!("there is no limit called {other}")),
             }
