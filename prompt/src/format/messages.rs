@@ -75,7 +75,7 @@ pub(super) fn from_items(items: &[&Item], marks: &Marks) -> Result<Vec<Message>,
                 let result: OutputItem<'_> = read(item, at)?;
                 let parts = format!("input[{i}].output");
                 messages.push(Message::Tool {
-                    call_id: item.call_id().cloned().unwrap_or_else(|| "".into()),
+                    call_id: call_id(item, marks),
                     text: marked_text(result.output, &parts, marks)?,
                 });
             }
@@ -122,6 +122,12 @@ fn say(messages: &mut Vec<Message>, said: String) {
     });
 }
 
+/// Marked like a text: there are templates that write it.
+fn call_id(item: &Item, marks: &Marks) -> Arc<str> {
+    let id = item.call_id().map_or("", |id| id);
+    marks.mark(id).into()
+}
+
 /// A call joins the assistant's message right before it.
 fn add_call(
     messages: &mut Vec<Message>,
@@ -131,7 +137,7 @@ fn add_call(
     marks: &Marks,
 ) {
     let call = Call {
-        id: item.call_id().cloned().unwrap_or_else(|| "".into()),
+        id: call_id(item, marks),
         name: marks.mark(name).into_owned(),
         arguments: marks.mark_value(arguments),
     };
