@@ -58,18 +58,20 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     println!("{} turns, median of {} runs", shape.turns, args.rounds);
     println!();
-    println!("| | time | bytes sent | tokens prefilled |");
-    println!("| --- | ---: | ---: | ---: |");
-    for (kind, runs) in Kind::ALL.into_iter().zip(&runs) {
-        let time = median(runs.iter().map(|run| run.time));
-        let sent = median(runs.iter().map(|run| run.sent));
-        let prefilled = median(runs.iter().map(|run| run.prefilled));
-        println!(
-            "| {} | {:.3} s | {sent} | {prefilled} |",
-            kind.title(),
-            time.as_secs_f64()
-        );
-    }
+    row("", &Kind::ALL.map(|kind| kind.title().to_owned()));
+    row("---", &[(); 4].map(|()| "---:".to_owned()));
+    let medians = runs.each_ref().map(|runs| Run {
+        time: median(runs.iter().map(|run| run.time)),
+        sent: median(runs.iter().map(|run| run.sent)),
+        prefilled: median(runs.iter().map(|run| run.prefilled)),
+    });
+    let seconds = |run: Run| format!("{:.3} s", run.time.as_secs_f64());
+    row("time", &medians.map(seconds));
+    row("bytes sent", &medians.map(|run| run.sent.to_string()));
+    row(
+        "tokens prefilled",
+        &medians.map(|run| run.prefilled.to_string()),
+    );
     Ok(())
 }
 
@@ -95,6 +97,10 @@ async fn agent(
         sent: relay.sent(),
         prefilled,
     })
+}
+
+fn row(title: &str, cells: &[String; 4]) {
+    println!("| {title} | {} |", cells.join(" | "));
 }
 
 fn median<T: Ord>(values: impl Iterator<Item = T>) -> T {
