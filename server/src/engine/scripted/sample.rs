@@ -28,10 +28,10 @@ struct Sampler<'a> {
 
 impl Sampler<'_> {
     fn value(&mut self, schema: &Value, depth: u32) -> Value {
+        self.spend(1);
         if self.budget == 0 || depth > MAX_DEPTH {
             return Value::Null;
         }
-        self.spend(1);
         let Value::Object(keywords) = schema else {
             return Value::Null;
         };
@@ -81,6 +81,9 @@ impl Sampler<'_> {
         let names = required.into_iter().flatten().filter_map(Value::as_str);
         let mut object = Map::new();
         for name in names {
+            if self.budget == 0 {
+                break;
+            }
             let schema = keywords.get("properties").and_then(|all| all.get(name));
             let any = Value::Object(Map::new());
             let value = self.value(schema.unwrap_or(&any), depth + 1);
@@ -261,6 +264,11 @@ mod tests {
             "required": ["a", "b"],
         });
         assert!(sample(&endless).is_object());
+        let names: Vec<_> = (0..100_000).map(|index| index.to_string()).collect();
+        let again = |name: &String| (name.clone(), json!({"$ref": "#"}));
+        let properties: Map<_, _> = names.iter().map(again).collect();
+        let wide = json!({"type": "object", "properties": properties, "required": names});
+        assert!(sample(&wide).to_string().len() < 20 * BUDGET);
         let huge = json!({"type": "array", "minItems": u64::MAX, "items": {"minLength": u64::MAX}});
         assert!(sample(&huge).to_string().len() < 2 * BUDGET);
     }
