@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hyper::Request;
 use hyper::body::Incoming;
-use serde::Deserialize;
+use turnwire_protocol::create::stream_requested;
 use turnwire_protocol::failure::Failure;
 
 use super::answer::{self, Answer};
@@ -14,13 +14,6 @@ use super::body::{self, Unreadable};
 use super::exchange::{EventStream, Exchange};
 use crate::auth::Tenant;
 use crate::serve::Server;
-
-/// The one member that only HTTP reads. All the others are the session's.
-#[derive(Deserialize)]
-struct Transport {
-    #[serde(default)]
-    stream: Option<bool>,
-}
 
 pub(super) async fn create(
     server: Arc<Server>,
@@ -32,9 +25,7 @@ pub(super) async fn create(
         Err(Unreadable::Refused(failure)) => return answer::failure(&failure),
         Err(Unreadable::Broken) => return answer::failure(&answer::broken_body()),
     };
-    // A body that is no JSON object, or whose `stream` is no boolean, is the session's to refuse.
-    let transport = serde_json::from_slice::<Transport>(&body);
-    let stream = transport.is_ok_and(|transport| transport.stream == Some(true));
+    let stream = stream_requested(&body);
     let mut exchange = Exchange::begin(server, owner, body);
     let Some(first) = exchange.next().await else {
         return answer::failure(&Failure::server_shutting_down());
