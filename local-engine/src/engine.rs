@@ -123,6 +123,9 @@ pub struct Inspection {
 
 /// Outputs that wait for a reader before its conversation pauses.
 const OUTPUT_QUEUE: usize = 64;
+/// Bytes of stack where grammars are compiled and followed, which goes by recursion: the deepest
+/// schema that turnwire-prompt lets pass takes a quarter of it.
+const GRAMMAR_STACK: usize = 32 << 20;
 /// Turns accepted at once, running or waiting for room.
 const LIVE_TURNS: u64 = 1024;
 
@@ -151,6 +154,7 @@ impl LocalEngine {
         let engine = Arc::clone(&front);
         let thread = std::thread::Builder::new()
             .name("local-engine".to_owned())
+            .stack_size(GRAMMAR_STACK)
             .spawn(move || {
                 let context = match engine.model.context(&engine.options) {
                     Ok(context) => context,
@@ -200,6 +204,7 @@ impl LocalEngine {
         let refused = output.clone();
         let spawned = std::thread::Builder::new()
             .name("local-engine-prepare".to_owned())
+            .stack_size(GRAMMAR_STACK)
             .spawn(move || front.submit(&request, &output));
         if spawned.is_err() {
             self.front.refuse(&refused, overloaded());

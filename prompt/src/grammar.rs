@@ -5,6 +5,7 @@
 //! `<name>` is a control token.
 
 mod schema;
+mod size;
 
 use std::fmt::Write;
 

@@ -6,6 +6,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::size;
 use crate::Bounds;
 
 /// A schema as llguidance takes it.
@@ -38,15 +39,12 @@ const FORMATS: [&str; 10] = [
 impl Schema {
     /// A schema for an answer. Errors are for the client.
     pub(super) fn parse(schema: &[u8], bounds: Bounds) -> Result<Self, String> {
-        let root: Map<String, Value> =
-            serde_json::from_slice(schema).map_err(|error| error.to_string())?;
-        Ok(Self::limited(root, bounds))
+        Ok(Self::limited(read(schema)?, bounds))
     }
 
     /// A schema for the arguments of a call, which are an object even if it does not say so.
     pub(super) fn parse_arguments(schema: &[u8], bounds: Bounds) -> Result<Self, String> {
-        let mut root: Map<String, Value> =
-            serde_json::from_slice(schema).map_err(|error| error.to_string())?;
+        let mut root = read(schema)?;
         match root.get("type") {
             Some(Value::String(kind)) if kind == "object" => {}
             Some(Value::Array(kinds)) if kinds.iter().any(|kind| kind == "object") => {
@@ -139,6 +137,12 @@ impl Schema {
         root.insert("x-guidance".to_owned(), options);
         format!("%json {}", Value::Object(root))
     }
+}
+
+fn read(schema: &[u8]) -> Result<Map<String, Value>, String> {
+    let root = serde_json::from_slice(schema).map_err(|error| error.to_string())?;
+    size::check(&root)?;
+    Ok(root)
 }
 
 fn into_members(schema: Value) -> Map<String, Value> {
