@@ -5,10 +5,12 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use hyper::HeaderMap;
-use hyper::header::{AUTHORIZATION, HeaderValue};
+use hyper::Uri;
+use hyper::header::{AUTHORIZATION, HeaderValue, ORIGIN};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
@@ -68,6 +70,17 @@ impl Access {
         Ok(Self::Keys(keys))
     }
 
+    /// Whether the page that sends a request, if a page does, may use this server.
+    ///
+    /// Without keys only this machine's own pages may: a browser lets any page open a socket
+    /// to loopback, and a page has no key to show or to lack.
+    pub fn admits_origin(&self, headers: &HeaderMap) -> bool {
+        match (self, headers.get(ORIGIN)) {
+            (Self::Keys(_), _) | (Self::Open, None) => true,
+            (Self::Open, Some(origin)) => origin.to_str().is_ok_and(is_loopback),
+        }
+    }
+
     /// Looks for `Authorization: Bearer KEY`, then for `api-key: KEY`.
     pub fn authenticate(&self, headers: &HeaderMap) -> Result<Tenant, Unauthorized> {
         let Self::Keys(keys) = self else {
@@ -92,6 +105,19 @@ fn bearer(value: &HeaderValue) -> Option<&[u8]> {
     scheme
         .eq_ignore_ascii_case(b"bearer ")
         .then(|| key.trim_ascii())
+}
+
+/// Whether an origin, `http://127.0.0.1:3000` say, is on this machine.
+fn is_loopback(origin: &str) -> bool {
+    let Ok(origin) = origin.parse::<Uri>() else {
+        return false;
+    };
+    let host = origin.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || address
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
@@ -141,5 +167,32 @@ mod tests {
             error.contains(&file.path().display().to_string()),
             "{error}"
         );
+    }
+
+    #[test]
+    fn without_keys_only_pages_of_this_machine_are_admitted() {
+        let page = |origin| Access::Open.admits_origin(&headers("origin", origin));
+        for own in [
+            "http://localhost:3000",
+            "http://127.0.0.1",
+            "https://[::1]:8443",
+        ] {
+            assert!(page(own), "{own}");
+        }
+        for foreign in [
+            "http://example.com",
+            "http://localhost.example.com",
+            "null",
+            "",
+            "file://",
+        ] {
+            assert!(!page(foreign), "{foreign}");
+        }
+        assert!(
+            Access::Open.admits_origin(&HeaderMap::new()),
+            "no page at all"
+        );
+        let keys = Access::Keys(vec![Tenant::of_key(b"key")]);
+        assert!(keys.admits_origin(&headers("origin", "http://example.com")));
     }
 }

@@ -57,6 +57,9 @@ async fn route(server: Arc<Server>, place: Arc<Place>, request: Request<Incoming
     let Some(resource) = path.strip_prefix("/v1/") else {
         return answer::failure(&answer::no_such_path(&path));
     };
+    if !server.access.admits_origin(request.headers()) {
+        return answer::failure(&answer::foreign_origin());
+    }
     let owner = match server.access.authenticate(request.headers()) {
         Ok(owner) => owner,
         Err(Unauthorized) => return answer::unauthorized(),

@@ -75,6 +75,12 @@ pub(super) fn unauthorized() -> Answer {
     answer
 }
 
+pub(super) fn foreign_origin() -> Failure {
+    let message = "Without API keys this server answers no pages of other machines. Start it with \
+                   --api-key-file to use it from one.";
+    invalid_request(403, "forbidden_origin", message.into())
+}
+
 pub(super) fn method_not_allowed(allowed: &'static str) -> Answer {
     let message = format!("This path answers {allowed}.");
     let mut answer = failure(&invalid_request(405, "method_not_allowed", message));

@@ -43,6 +43,22 @@ async fn without_a_known_key_nothing_but_health_answers() {
 }
 
 #[tokio::test]
+async fn without_keys_pages_of_other_machines_are_refused() {
+    let server = TestServer::with("", Settings::default()).await;
+    let from = |origin| {
+        http()
+            .get(server.url("/v1/models"))
+            .header("origin", origin)
+    };
+    let refused = request(from("http://example.com")).await;
+    assert_eq!(
+        (refused.status, refused.error_code()),
+        (403, "forbidden_origin".into())
+    );
+    assert_eq!(request(from("http://localhost:3000")).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_key_finds_only_the_responses_it_created() {
     let server = server_with_two_keys().await;
     let connect = async |key| {
