@@ -323,8 +323,15 @@ impl<C: Cells> KvCache<C> {
 
     /// Cells in use. Shared cells count once.
     pub(crate) fn used(&self) -> u32 {
+        Self::cells_of(self.branches.values())
+    }
+
+    fn cells_of<'a>(branches: impl Iterator<Item = &'a Branch<C::Saved>>) -> u32
+    where
+        C: 'a,
+    {
         let mut ends: HashMap<u64, (u32, u32)> = HashMap::new();
-        for branch in self.branches.values().filter(|b| b.seq().is_some()) {
+        for branch in branches.filter(|b| b.seq().is_some()) {
             for span in &branch.spans {
                 let entry = ends.entry(span.id).or_insert((span.start, span.end));
                 entry.1 = entry.1.max(span.end);
@@ -372,12 +379,22 @@ impl<C: Cells> KvCache<C> {
     }
 
     fn free(&self) -> u32 {
-        let reserved: u32 = self.branches.values().map(|b| b.reserved).sum();
-        self.capacity.saturating_sub(self.used() + reserved)
+        self.capacity.saturating_sub(self.used() + self.promised())
+    }
+
+    /// Cells that running turns may still write.
+    fn promised(&self) -> u32 {
+        self.branches.values().map(|b| b.reserved).sum()
     }
 
     /// Frees cells (and a sequence id) by moving out what was idle longest, but not `keep`.
     fn make_room(&mut self, cells: u32, seq: bool, keep: Option<BranchId>) -> bool {
+        // Nothing is moved for a turn that would have to wait all the same.
+        let stay = |&(&id, b): &(&BranchId, &Branch<_>)| b.busy || Some(id) == keep;
+        let staying = self.branches.iter().filter(stay).map(|(_, b)| b);
+        if Self::cells_of(staying) + self.promised() + cells > self.capacity {
+            return false;
+        }
         while self.free() < cells || (seq && self.free_seqs.is_empty()) {
             let oldest = self
                 .branches

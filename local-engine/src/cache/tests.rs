@@ -367,6 +367,19 @@ fn a_turn_waits_while_others_run_and_gets_its_room_when_they_end() {
 }
 
 #[test]
+fn nothing_is_moved_out_for_a_turn_that_has_to_wait_all_the_same() {
+    let mut world = World::new(100, 8, 100_000);
+    let (idle, _) = world.turn(None, 0, &[1], &[2]);
+    let running = world.start(None, 1, &[3], 40).expect("room");
+    assert!(world.start(None, 2, &[4; 40], 10).is_none());
+    assert_eq!(world.cache.tier(NodeId(idle)), Tier::Hot);
+    assert!(!world.cache.grow(running.grant.branch, 40));
+    assert_eq!(world.cache.tier(NodeId(idle)), Tier::Hot);
+    world.finish(running, &[5]);
+    world.check();
+}
+
+#[test]
 fn a_lone_turn_takes_the_room_of_what_its_parent_went_on_to() {
     let mut world = World::new(60, 8, 0);
     let (parent, _) = world.turn(None, 0, &[1], &[2]);
