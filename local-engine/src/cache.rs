@@ -527,16 +527,29 @@ impl<C: Cells> KvCache<C> {
         id
     }
 
-    /// Gives back the cells of an idle branch that lie beyond its last mark; all, if it has none.
+    /// Gives back the cells of an idle branch that lie beyond its last mark; all, if it has none
+    /// that is not on another branch too, as with a fork of which nothing came.
     fn trim(&mut self, id: BranchId) {
         let branch = &self.branches[&id];
         if branch.busy {
             return;
         }
-        match branch.marks.iter().map(|mark| mark.len).max() {
-            Some(end) => self.truncate(id, end),
-            None => self.remove(id),
+        if branch.marks.iter().all(|mark| self.is_elsewhere(mark, id)) {
+            return self.remove(id);
         }
+        let end = branch.marks.iter().map(|mark| mark.len).max();
+        self.truncate(id, end.unwrap_or(0));
+    }
+
+    /// Whether another hot branch with the head of `id` has its mark too.
+    fn is_elsewhere(&self, mark: &Mark, id: BranchId) -> bool {
+        let head = self.branches[&id].head;
+        let others = self.marked.get(&mark.node).into_iter().flatten();
+        others.filter(|&&other| other != id).any(|other| {
+            let other = &self.branches[other];
+            let same = |m: &Mark| m.node == mark.node && m.len >= mark.len;
+            other.seq().is_some() && other.head == head && other.marks.iter().any(same)
+        })
     }
 
     /// Gives up the marks of an idle hot branch beyond `len`, and the cells that only they need.

@@ -320,6 +320,22 @@ fn a_cancelled_turn_is_rolled_back_to_its_parent() {
 }
 
 #[test]
+fn a_cancelled_fork_leaves_no_second_branch() {
+    let mut world = World::new(1_000, 4, 0);
+    let (other, _) = world.turn(None, 1, &[9], &[9]);
+    let (parent, _) = world.turn(None, 0, &[1], &[2]);
+    for _ in 0..3 {
+        let left = world.start(Some(parent), 0, &[3], 10).expect("room");
+        let right = world.start(Some(parent), 0, &[4], 10).expect("room");
+        world.cancel(&right);
+        world.cancel(&left);
+    }
+    assert_eq!(world.cache.free_seqs.len(), 2);
+    assert_eq!(world.cache.tier(NodeId(other)), Tier::Hot);
+    world.check();
+}
+
+#[test]
 fn what_is_idle_longest_goes_to_ram_and_comes_back() {
     let mut world = World::new(60, 8, 100_000);
     let (first, _) = world.turn(None, 0, &[1, 2], &[3]);
