@@ -20,7 +20,14 @@ def question(server: Server, **more) -> Request:
 
 
 def demanding_a_call(server: Server, **more) -> Request:
-    return question(server, tools=TOOLS, tool_choice="required", max_output_tokens=256, **more)
+    return question(
+        server,
+        tools=TOOLS,
+        tool_choice="required",
+        parallel_tool_calls=False,
+        max_output_tokens=256,
+        **more,
+    )
 
 
 def assert_not_found(turn: Turn, missing: str) -> None:
