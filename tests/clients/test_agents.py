@@ -48,7 +48,11 @@ async def test_twenty_calls_in_one_run(server: Server, judged):
         # Without store a response is known on its own connection only, so a run that ends well
         # has used one socket.
         model_settings=ModelSettings(
-            tool_choice="required", parallel_tool_calls=False, store=False, max_tokens=256
+            tool_choice="required",
+            parallel_tool_calls=False,
+            temperature=0,
+            store=False,
+            max_tokens=256,
         ),
         tools=[function_tool(tool, calls) for tool in TOOLS],
         # Otherwise the agent asks for `auto` after its first call.

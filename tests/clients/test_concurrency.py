@@ -8,7 +8,13 @@ from conftest import Server
 from connections import create_async
 from turns import is_terminal
 
-STORY = {"input": "Tell a long story about the sea.", "max_output_tokens": 64, "store": False}
+STORY = {
+    "input": "Tell a long story about the sea.",
+    "max_output_tokens": 64,
+    # The same story every time, long enough to be cut.
+    "temperature": 0,
+    "store": False,
+}
 
 
 async def stream(server: Server, name: str, seen: list[tuple[str, str]]) -> None:

@@ -14,6 +14,8 @@ def question(server: Server, **more) -> Request:
         "model": server.model,
         "input": "Say something.",
         "max_output_tokens": 24,
+        # The same answer every time.
+        "temperature": 0,
         "store": False,
         **more,
     }

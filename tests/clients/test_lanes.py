@@ -26,6 +26,8 @@ def question(model: str, **more) -> dict:
         "model": model,
         "input": "Say something.",
         "max_output_tokens": 24,
+        # The same answer every time.
+        "temperature": 0,
         "store": False,
         **more,
     }

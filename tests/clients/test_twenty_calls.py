@@ -23,6 +23,8 @@ def settings(model: str) -> Request:
         "tool_choice": "required",
         "parallel_tool_calls": False,
         "max_output_tokens": 256,
+        # The same calls every time.
+        "temperature": 0,
         "store": False,
     }
 
