@@ -13,10 +13,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use turnwire_local_engine::{LocalEngine, Options, Tier};
 use turnwire_protocol::chain::{Chain, PendingCalls};
-use turnwire_protocol::engine::{EngineOutput, TextFormat, TurnRequest, Usage};
+use turnwire_protocol::engine::{EngineOutput, TurnRequest, Usage};
 use turnwire_protocol::id::ResponseId;
 use turnwire_protocol::item::Item;
-use turnwire_protocol::tool::{ToolChoice, Tools};
 
 const START: usize = 2_000;
 const NEW: usize = 168;
@@ -29,27 +28,14 @@ fn request(parent: Option<&Chain>, words: usize, generate: bool) -> TurnRequest 
         " rain".repeat(words - 1)
     );
     TurnRequest {
-        id: ResponseId::from("resp_bench"),
         parent: parent.cloned(),
         input: Arc::new([Item::parse(Bytes::from(raw)).expect("an item")]),
-        model: "m".into(),
         instructions: Some("You are a helpful assistant.".into()),
-        tools: Tools {
-            raw: Bytes::from_static(b"[]"),
-            functions: Arc::new([]),
-        },
-        tool_choice: ToolChoice::Auto,
         parallel_tool_calls: false,
         temperature: 0.0,
-        top_p: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
         max_output_tokens: Some(GENERATED),
-        top_logprobs: 0,
-        logprobs: false,
-        format: TextFormat::Text,
-        reasoning_effort: None,
         generate,
+        ..TurnRequest::new(ResponseId::from("resp_bench"), "m")
     }
 }
 

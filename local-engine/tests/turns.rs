@@ -54,27 +54,14 @@ fn request(parent: Option<&Chain>, input: &[&str]) -> TurnRequest {
         .iter()
         .map(|json| Item::parse(Bytes::copy_from_slice(json.as_bytes())).expect("an item"));
     TurnRequest {
-        id: ResponseId::from(id.as_str()),
         parent: parent.cloned(),
         input: items.collect(),
-        model: "m".into(),
         instructions: Some("You are terse.".into()),
-        tools: Tools {
-            raw: Bytes::from_static(b"[]"),
-            functions: Arc::new([]),
-        },
-        tool_choice: ToolChoice::Auto,
         parallel_tool_calls: false,
         temperature: 0.0,
-        top_p: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
         max_output_tokens: Some(16),
-        top_logprobs: 0,
         logprobs: true,
-        format: TextFormat::Text,
-        reasoning_effort: None,
-        generate: true,
+        ..TurnRequest::new(ResponseId::from(id.as_str()), "m")
     }
 }
 

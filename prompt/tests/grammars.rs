@@ -136,27 +136,13 @@ fn tool(name: &str, parameters: &str) -> FunctionTool {
 
 fn request(functions: Vec<FunctionTool>, tool_choice: ToolChoice) -> TurnRequest {
     TurnRequest {
-        id: ResponseId::from("resp_1"),
-        parent: None,
-        input: Arc::new([]),
-        model: "m".into(),
-        instructions: None,
         tools: Tools {
             raw: Bytes::from_static(b"[]"),
             functions: functions.into(),
         },
         tool_choice,
-        parallel_tool_calls: true,
         temperature: 0.0,
-        top_p: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        max_output_tokens: None,
-        top_logprobs: 0,
-        logprobs: false,
-        format: TextFormat::Text,
-        reasoning_effort: None,
-        generate: true,
+        ..TurnRequest::new(ResponseId::from("resp_1"), "m")
     }
 }
 

@@ -2,14 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use proptest::prelude::*;
 use turnwire_prompt::SpecialTokens;
 use turnwire_prompt::format::ChatFormat;
 use turnwire_prompt::parser::OutputParser;
-use turnwire_protocol::engine::{EngineOutput, ItemStart, TextFormat, TokenLogprob, TurnRequest};
+use turnwire_protocol::engine::{EngineOutput, ItemStart, TokenLogprob, TurnRequest};
 use turnwire_protocol::id::ResponseId;
 use turnwire_protocol::tool::{FunctionTool, ToolChoice, Tools};
 
@@ -32,27 +30,13 @@ fn parser(template: &str, tool_choice: ToolChoice) -> OutputParser {
         may_wait: false,
     };
     let request = TurnRequest {
-        id: ResponseId::from("resp_1"),
-        parent: None,
-        input: Arc::new([]),
-        model: "m".into(),
-        instructions: None,
         tools: Tools {
             raw: Bytes::from_static(b"[]"),
             functions: vec![tool("f"), tool("g")].into(),
         },
         tool_choice,
-        parallel_tool_calls: true,
         temperature: 0.0,
-        top_p: 1.0,
-        presence_penalty: 0.0,
-        frequency_penalty: 0.0,
-        max_output_tokens: None,
-        top_logprobs: 0,
-        logprobs: false,
-        format: TextFormat::Text,
-        reasoning_effort: None,
-        generate: true,
+        ..TurnRequest::new(ResponseId::from("resp_1"), "m")
     };
     let format = ChatFormat::new(Some(template), tokens).unwrap();
     format.plan(&request).unwrap().parser

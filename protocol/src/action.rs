@@ -21,6 +21,8 @@ pub enum Action {
         turn: TurnKey,
         request: Box<TurnRequest>,
     },
+    /// Ask the turn's engine to end it soon, between two items.
+    WrapUp { turn: TurnKey },
     /// Drop the turn's engine stream. Nothing more is expected from it.
     Stop { turn: TurnKey },
     /// Store a finished response and answer with `handle_saved`. Its last event waits for that.

@@ -44,6 +44,7 @@ pub(crate) struct CreateRequest {
     pub(crate) logprobs: bool,
     pub(crate) format: TextFormat,
     pub(crate) reasoning_effort: Option<Arc<str>>,
+    pub(crate) truncate: bool,
     pub(crate) generate: bool,
     pub(crate) store: bool,
     /// The members of the response object that follow from the request alone.
@@ -125,9 +126,10 @@ impl CreateRequest {
         let metadata = Field::named("metadata", members.metadata);
         let safety_identifier = Field::named("safety_identifier", members.safety_identifier);
         let prompt_cache_key = Field::named("prompt_cache_key", members.prompt_cache_key);
-        truncation
+        let truncate = truncation
             .map(|field| field.one_of(&["auto", "disabled"]))
-            .transpose()?;
+            .transpose()?
+            == Some("auto");
         metadata.map(settings::check_metadata).transpose()?;
         // One document says 64 characters, a later one 128.
         safety_identifier
@@ -186,6 +188,7 @@ impl CreateRequest {
             logprobs: logprobs.unwrap_or(false),
             format: text.format,
             reasoning_effort: reasoning.effort.map(Arc::from),
+            truncate,
             generate,
             store,
         })

@@ -4,6 +4,11 @@
 //! [`EngineOutput::Started`] or [`EngineOutput::Failed`] first; then items, one at a time, each
 //! opened by `ItemStarted` and closed by `ItemDone`; then `Finished` or `Failed`, and nothing
 //! after it. An item still open at `Finished` was cut and ends `incomplete`.
+//!
+//! An engine can be asked to wrap up ([`crate::action::Action::WrapUp`]), because the user has
+//! something to say. It then ends the open message or reasoning soon, at the end of a sentence
+//! say, lets an open call be completed, starts no other item, and finishes with
+//! [`FinishReason::WrappedUp`]. One that cannot do so goes on to its ordinary end.
 
 use std::sync::Arc;
 
@@ -41,8 +46,42 @@ pub struct TurnRequest {
     pub format: TextFormat,
     /// `reasoning.effort` as sent.
     pub reasoning_effort: Option<Arc<str>>,
+    /// `truncation: "auto"`: leave the oldest items out rather than refuse a prompt that is too
+    /// long.
+    pub truncate: bool,
+    /// A prompt of this many tokens or more is not answered: the engine says
+    /// [`EngineOutput::Started`] and then finishes with [`FinishReason::ContextThreshold`].
+    pub compact_threshold: Option<u64>,
     /// False for a warm-up: prepare and prefill, but make no output.
     pub generate: bool,
+}
+
+impl TurnRequest {
+    /// A request without input and without a parent, with the defaults of the protocol.
+    pub fn new(id: ResponseId, model: &str) -> Self {
+        Self {
+            id,
+            parent: None,
+            input: Arc::new([]),
+            model: model.into(),
+            instructions: None,
+            tools: Tools::default(),
+            tool_choice: ToolChoice::default(),
+            parallel_tool_calls: true,
+            temperature: 1.0,
+            top_p: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            max_output_tokens: None,
+            top_logprobs: 0,
+            logprobs: false,
+            format: TextFormat::default(),
+            reasoning_effort: None,
+            truncate: false,
+            compact_threshold: None,
+            generate: true,
+        }
+    }
 }
 
 /// `text.format`.
@@ -102,6 +141,10 @@ pub enum FinishReason {
     Stop,
     MaxOutputTokens,
     ContentFilter,
+    /// The engine was asked to wrap up, and ended the turn between two items.
+    WrappedUp,
+    /// The prompt has reached [`TurnRequest::compact_threshold`]; nothing was generated.
+    ContextThreshold,
 }
 
 /// Tokens of one turn.

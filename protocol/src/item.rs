@@ -15,6 +15,7 @@ pub struct Item {
     kind: ItemKind,
     id: Option<Arc<str>>,
     call_id: Option<Arc<str>>,
+    revealed: Option<Arc<str>>,
 }
 
 /// The item types that the server treats in a way of their own.
@@ -27,6 +28,14 @@ pub enum ItemKind {
     CustomToolCallOutput,
     Reasoning,
     ItemReference,
+    /// A summary that stands for everything before it.
+    Compaction,
+    /// Asks for a compaction; the last item of an input.
+    CompactionTrigger,
+    /// Tools that are offered from here on.
+    AdditionalTools,
+    /// Settings that hold from here on.
+    ConfigurationUpdate,
     /// Any other type: kept and passed on, not interpreted.
     Other,
 }
@@ -77,6 +86,10 @@ impl Item {
             Some("custom_tool_call_output") => ItemKind::CustomToolCallOutput,
             Some("reasoning") => ItemKind::Reasoning,
             Some("item_reference") => ItemKind::ItemReference,
+            Some("compaction") => ItemKind::Compaction,
+            Some("compaction_trigger") => ItemKind::CompactionTrigger,
+            Some("additional_tools") => ItemKind::AdditionalTools,
+            Some("configuration_update") => ItemKind::ConfigurationUpdate,
             Some(_) => ItemKind::Other,
             None if header.role.is_some() => ItemKind::Message,
             None if header.id.is_some() => ItemKind::ItemReference,
@@ -93,6 +106,7 @@ impl Item {
             kind,
             id,
             call_id,
+            revealed: None,
         })
     }
 
@@ -103,7 +117,22 @@ impl Item {
             kind,
             id: Some(id.into()),
             call_id,
+            revealed: None,
         }
+    }
+
+    /// The same item with what its `encrypted_content` says.
+    #[must_use]
+    pub fn with_revealed(self, plain: &str) -> Self {
+        Self {
+            revealed: Some(plain.into()),
+            ..self
+        }
+    }
+
+    /// What the `encrypted_content` says, if the item has one that this server has opened.
+    pub fn revealed(&self) -> Option<&str> {
+        self.revealed.as_deref()
     }
 
     /// The JSON object, byte for byte as it came.
@@ -113,8 +142,9 @@ impl Item {
 
     /// Bytes of memory that it takes: of many small items, the most part is not their text.
     pub(crate) fn size(&self) -> usize {
-        let ids = [&self.id, &self.call_id].into_iter().flatten();
-        size_of::<Self>() + self.raw.len() + ids.map(|id| id.len()).sum::<usize>()
+        let texts = [&self.id, &self.call_id, &self.revealed];
+        let texts = texts.into_iter().flatten();
+        size_of::<Self>() + self.raw.len() + texts.map(|text| text.len()).sum::<usize>()
     }
 
     pub fn kind(&self) -> ItemKind {

@@ -11,12 +11,21 @@ use crate::failure::{Failure, Shown};
 use crate::field::{Field, Path, members};
 
 /// The tools of one turn.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Tools {
     /// The `tools` array byte for byte as the client sent it, `[]` when it sent none.
     pub raw: Bytes,
     /// The function tools in it, in order. Tools of other types are echoed but not offered.
     pub functions: Arc<[FunctionTool]>,
+}
+
+impl Default for Tools {
+    fn default() -> Self {
+        Self {
+            raw: Bytes::from_static(b"[]"),
+            functions: Arc::default(),
+        }
+    }
 }
 
 /// A tool of type `function`.
@@ -116,10 +125,7 @@ impl ToolsRead {
     ) -> Result<Self, Failure> {
         let Some(field) = field else {
             return Ok(Self {
-                tools: Tools {
-                    raw: Bytes::from_static(b"[]"),
-                    functions: Arc::default(),
-                },
+                tools: Tools::default(),
                 echo: b"[]".to_vec(),
                 not_offered: NotOffered::default(),
             });

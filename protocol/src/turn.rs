@@ -101,6 +101,8 @@ impl Turn {
             logprobs: request.logprobs,
             format: request.format,
             reasoning_effort: request.reasoning_effort,
+            truncate: request.truncate,
+            compact_threshold: None,
             generate: request.generate,
         };
         Ok((turn, Box::new(request)))
@@ -123,6 +125,10 @@ impl Turn {
                 Progress::Going
             }
             _ if !self.started => Progress::Broken,
+            EngineOutput::Finished {
+                reason: FinishReason::ContextThreshold,
+                ..
+            } => Progress::Broken,
             EngineOutput::Finished {
                 reason,
                 usage,
@@ -206,6 +212,11 @@ impl Turn {
             }
             FinishReason::ContentFilter => {
                 let reason = "content_filter";
+                ("response.incomplete", Moment::Incomplete { reason, usage })
+            }
+            // No threshold is set that could be reached.
+            FinishReason::WrappedUp | FinishReason::ContextThreshold => {
+                let reason = "steered";
                 ("response.incomplete", Moment::Incomplete { reason, usage })
             }
         };

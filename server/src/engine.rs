@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use tokio_util::sync::CancellationToken;
 use turnwire_protocol::engine::{EngineFailure, EngineFailureKind, EngineOutput, TurnRequest};
 
 /// What an error message repeats of a model's name that a client sent.
@@ -23,8 +24,13 @@ const MAX_QUOTED_CHARS: usize = 200;
 pub trait Engine: Send + Sync + fmt::Debug {
     fn model(&self) -> &Model;
 
-    /// Starts one turn. Dropping the stream cancels it; not polling it holds it back.
-    fn start(&self, request: TurnRequest) -> BoxStream<'static, EngineOutput>;
+    /// Starts one turn. Dropping the stream cancels it; not polling it holds it back. Once
+    /// `wrap_up` is cancelled, the engine ends the turn at the next item boundary, if it can.
+    fn start(
+        &self,
+        request: TurnRequest,
+        wrap_up: CancellationToken,
+    ) -> BoxStream<'static, EngineOutput>;
 }
 
 /// What `GET /v1/models` says of a model.
@@ -84,10 +90,14 @@ impl Engines {
         ready.map(|engine| engine.model())
     }
 
-    pub fn start(&self, request: TurnRequest) -> BoxStream<'static, EngineOutput> {
+    pub fn start(
+        &self,
+        request: TurnRequest,
+        wrap_up: CancellationToken,
+    ) -> BoxStream<'static, EngineOutput> {
         let slot = self.0.iter().find(|slot| *slot.name == *request.model);
         match slot.map(|slot| slot.engine.get()) {
-            Some(Some(engine)) => engine.start(request),
+            Some(Some(engine)) => engine.start(request, wrap_up),
             Some(None) => failed(
                 EngineFailureKind::Overloaded,
                 format!(

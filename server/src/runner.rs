@@ -15,6 +15,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use turnwire_protocol::action::{Action, TurnKey};
 use turnwire_protocol::chain::Chain;
 use turnwire_protocol::event::Event;
@@ -146,8 +147,11 @@ impl Runner {
                     self.replies.push(load.boxed());
                 }
                 Action::Start { turn, request } => {
-                    self.turns.start(turn, self.server.engines.start(*request));
+                    let wrap_up = CancellationToken::new();
+                    let output = self.server.engines.start(*request, wrap_up.clone());
+                    self.turns.start(turn, output, wrap_up);
                 }
+                Action::WrapUp { turn } => self.turns.wrap_up(turn),
                 Action::Stop { turn } => self.turns.stop(turn),
                 Action::Save { turn, record } => {
                     let (server, owner) = (Arc::clone(&self.server), self.owner);

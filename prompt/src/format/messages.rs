@@ -95,7 +95,12 @@ pub(super) fn from_items(items: &[&Item], marks: &Marks) -> Result<Vec<Message>,
                     });
                 }
             }
-            ItemKind::ItemReference | ItemKind::Other => {}
+            ItemKind::ItemReference
+            | ItemKind::Compaction
+            | ItemKind::CompactionTrigger
+            | ItemKind::AdditionalTools
+            | ItemKind::ConfigurationUpdate
+            | ItemKind::Other => {}
         }
     }
     // Thoughts that led to nothing are no message.

@@ -399,6 +399,7 @@ impl Play {
                     };
                     assert!(self.making.insert(turn, asked).is_none(), "started twice");
                 }
+                Action::WrapUp { .. } => {}
                 Action::Stop { turn } => {
                     assert!(self.making.remove(&turn).is_some(), "stopped for nothing");
                 }

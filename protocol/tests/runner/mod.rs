@@ -172,7 +172,7 @@ impl Stage {
                 Ok(())
             }
             "<" => self.expect_event(rest),
-            "start" | "load" | "save" | "stop" | "ended" | "close" => {
+            "start" | "load" | "save" | "stop" | "wrap-up" | "ended" | "close" => {
                 self.expect_action(word, rest)
             }
             _ => {
@@ -354,6 +354,7 @@ impl Stage {
                 ("load", Some(turn), json!({"id": id.as_str()}))
             }
             Action::Start { turn, request } => ("start", Some(turn), describe_request(&request)),
+            Action::WrapUp { turn } => ("wrap-up", Some(turn), Value::Null),
             Action::Stop { turn } => ("stop", Some(turn), Value::Null),
             Action::Save { turn, record } => {
                 let response: Value = parse(&record.response)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
+use tokio_util::sync::CancellationToken;
 use turnwire_local_engine::{LocalEngine, Options};
 use turnwire_protocol::engine::{EngineOutput, TurnRequest};
 
@@ -81,7 +82,11 @@ impl Engine for LlamaEngine {
         &self.model
     }
 
-    fn start(&self, request: TurnRequest) -> BoxStream<'static, EngineOutput> {
+    fn start(
+        &self,
+        request: TurnRequest,
+        _wrap_up: CancellationToken,
+    ) -> BoxStream<'static, EngineOutput> {
         let mut output = self.local.start(request);
         stream::poll_fn(move |cx| output.poll_recv(cx)).boxed()
     }

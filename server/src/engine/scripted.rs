@@ -13,6 +13,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use turnwire_protocol::engine::{EngineOutput, TurnRequest};
 
 use super::{Engine, Model};
@@ -63,7 +64,11 @@ impl Engine for ScriptedEngine {
         &self.model
     }
 
-    fn start(&self, request: TurnRequest) -> BoxStream<'static, EngineOutput> {
+    fn start(
+        &self,
+        request: TurnRequest,
+        _wrap_up: CancellationToken,
+    ) -> BoxStream<'static, EngineOutput> {
         let ticket = Ticket::new(self.activity.clone());
         match Play::new(&self.script, &request) {
             Ok(play) => stream::unfold((play, ticket), async |(mut play, mut ticket)| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use turnwire_protocol::action::{TurnKey, TurnSummary};
 use turnwire_protocol::engine::{EngineFailure, EngineFailureKind, EngineOutput};
 
@@ -25,6 +26,8 @@ struct Turn {
     key: TurnKey,
     /// None once the engine is done or is not wanted any more.
     output: Option<BoxStream<'static, EngineOutput>>,
+    /// Asks the engine to end the turn soon.
+    wrap_up: CancellationToken,
     timing: Timing,
 }
 
@@ -36,15 +39,28 @@ pub(super) struct Timing {
 }
 
 impl Turns {
-    pub(super) fn start(&mut self, key: TurnKey, output: BoxStream<'static, EngineOutput>) {
+    pub(super) fn start(
+        &mut self,
+        key: TurnKey,
+        output: BoxStream<'static, EngineOutput>,
+        wrap_up: CancellationToken,
+    ) {
         self.turns.push(Turn {
             key,
             output: Some(output),
+            wrap_up,
             timing: Timing {
                 began: Some(Instant::now()),
                 first_token: None,
             },
         });
+    }
+
+    /// Asks the engine to end the turn soon.
+    pub(super) fn wrap_up(&self, key: TurnKey) {
+        if let Some(turn) = self.turns.iter().find(|turn| turn.key == key) {
+            turn.wrap_up.cancel();
+        }
     }
 
     /// Drops the engine's stream, which cancels it.
