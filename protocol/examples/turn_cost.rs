@@ -130,7 +130,7 @@ impl Connection {
                         self.call_id = id[..id.find('"').unwrap_or(0)].to_owned();
                     }
                 }
-                Action::Start { turn, request } => {
+                Action::Start { turn, request, .. } => {
                     self.parent = Some(request.id);
                     started = Some(turn);
                 }

@@ -6,6 +6,7 @@ use crate::chain::Chain;
 use crate::engine::TurnRequest;
 use crate::event::Event;
 use crate::id::ResponseId;
+use crate::lane::LaneName;
 use crate::tool::NotOffered;
 
 /// Names a turn between a session and its owner. Never used twice in one session.
@@ -19,6 +20,8 @@ pub enum Action {
     /// Start the engine and feed what it says to `handle_output`.
     Start {
         turn: TurnKey,
+        /// The lane of its events.
+        lane: Option<LaneName>,
         request: Box<TurnRequest>,
     },
     /// Ask the turn's engine to end it soon, between two items.

@@ -18,6 +18,8 @@ pub struct Event {
     /// Its `type`, for the `event:` line of SSE.
     pub name: &'static str,
     pub json: Bytes,
+    /// Its `stream_id`. None for the default lane, and for what is about the connection.
+    pub lane: Option<LaneName>,
     /// Where in `json` the response object stands, if the event has one.
     response: Option<Range<usize>>,
     /// Set on `error` events, so that HTTP can answer with the failure's status.
@@ -53,6 +55,7 @@ impl Event {
         Self {
             name,
             json: json.into(),
+            lane: stamp.lane.cloned(),
             response: None,
             failure: None,
         }
@@ -128,6 +131,11 @@ impl Sequence {
 
     pub(crate) fn lane(&self) -> Option<&LaneName> {
         self.lane.as_ref()
+    }
+
+    /// How many events were sent, or are being handed out.
+    pub(crate) fn sent(&self) -> u64 {
+        self.next
     }
 
     /// The number of the next event, which stays the next one.

@@ -15,9 +15,10 @@ use crate::failure::Failure;
 use crate::id::ResponseId;
 use crate::tool::NotOffered;
 
-/// The value of `stream_id`: 1 to 256 of `A-Z a-z 0-9 _ . -`, so it never needs escaping.
+/// The value of `stream_id`: 1 to 256 of `A-Z a-z 0-9 _ . -`, so it never needs escaping. Cloning
+/// it copies a pointer. The default lane has none: it is `None` where a lane is an option.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(crate) struct LaneName(Arc<str>);
+pub struct LaneName(Arc<str>);
 
 impl LaneName {
     pub(crate) fn new(text: &str) -> Result<Self, Failure> {
@@ -29,7 +30,7 @@ impl LaneName {
         }
     }
 
-    pub(crate) fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 }

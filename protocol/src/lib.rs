@@ -56,7 +56,7 @@ mod field;
 pub mod id;
 pub mod item;
 mod json;
-mod lane;
+pub mod lane;
 pub mod limits;
 mod message;
 mod open_item;

@@ -9,6 +9,10 @@ pub struct Limits {
     pub connection_age: Option<Duration>,
     /// How long turns that run at the age limit may still take.
     pub age_grace: Duration,
+    /// How long a started response may be silent before another `response.in_progress` shows that
+    /// it still runs; none = never. Clients that watch for silence count events, not Pings: Codex
+    /// waits for five minutes unless it is told otherwise.
+    pub keep_alive: Option<Duration>,
     /// Responses running at once on one connection; documented as 16.
     pub running_responses: usize,
     /// Distinct named lanes of one connection; documented as 32.
@@ -31,6 +35,7 @@ impl Default for Limits {
         Self {
             connection_age: Some(Duration::from_secs(3600)),
             age_grace: Duration::from_secs(300),
+            keep_alive: Some(Duration::from_secs(15)),
             running_responses: 16,
             lane_names: 32,
             queued_creates: 256,

@@ -14,6 +14,11 @@ use crate::item::{Item, ItemKind};
 use crate::json::{self, Object};
 use crate::tool::FunctionTool;
 
+/// Bytes of text in one delta at the most, so that no lane holds the others up for longer than it
+/// takes to write that much. A piece of an engine that is longer becomes several deltas. Escaped
+/// it is up to six times as long: a control character is one byte of text and six of JSON.
+const MAX_DELTA_BYTES: usize = 64 << 10;
+
 #[derive(Debug)]
 pub(crate) struct OpenItem {
     id: String,
@@ -113,30 +118,24 @@ impl OpenItem {
         if self.part(kind).is_none() {
             self.open_part(outlet, kind)?;
         }
-        if text.is_empty() && logprobs.is_empty() {
-            return Ok(());
-        }
         let Self { id, index, body } = self;
         let Some(part) = body.part_mut(kind) else {
             return Err(WrongPiece);
         };
-        let capacity = text.len() + 160 * logprobs.len();
-        outlet.event(kind.delta(), capacity, |event| {
-            place(event, id, *index);
-            event.value("content_index", &0);
-            part.text.push(text, event.name("delta"));
-            if kind == PartKind::OutputText {
-                let json = event.name("logprobs");
-                json.push(b'[');
-                let start = json.len();
-                write_logprobs(json, logprobs);
-                if !part.logprobs.is_empty() && json.len() > start {
-                    part.logprobs.push(b',');
+        let (mut text, mut logprobs) = (text, logprobs);
+        while !text.is_empty() || !logprobs.is_empty() {
+            let (piece, rest) = split_delta(text);
+            let capacity = piece.len() + 160 * logprobs.len();
+            outlet.event(kind.delta(), capacity, |event| {
+                place(event, id, *index);
+                event.value("content_index", &0);
+                part.text.push(piece, event.name("delta"));
+                if kind == PartKind::OutputText {
+                    part.push_logprobs(logprobs, event.name("logprobs"));
                 }
-                part.logprobs.extend_from_slice(&json[start..]);
-                json.push(b']');
-            }
-        });
+            });
+            (text, logprobs) = (rest, &[]);
+        }
         Ok(())
     }
 
@@ -148,17 +147,22 @@ impl OpenItem {
         let Body::FunctionCall { arguments, .. } = &mut self.body else {
             return Err(WrongPiece);
         };
-        if !text.is_empty() {
-            outlet.event(
-                "response.function_call_arguments.delta",
-                text.len(),
-                |event| {
-                    place(event, &self.id, self.index);
-                    arguments.push(text, event.name("delta"));
-                },
-            );
+        let name = "response.function_call_arguments.delta";
+        let mut text = text;
+        while !text.is_empty() {
+            let (piece, rest) = split_delta(text);
+            outlet.event(name, piece.len(), |event| {
+                place(event, &self.id, self.index);
+                arguments.push(piece, event.name("delta"));
+            });
+            text = rest;
         }
         Ok(())
+    }
+
+    /// The item as it is so far.
+    pub(crate) fn snapshot(&self) -> Item {
+        self.item("in_progress")
     }
 
     /// Ends the item: its `done` events, its bytes, and the call it leaves to be answered.
@@ -177,17 +181,11 @@ impl OpenItem {
             Ending::Completed => "completed",
             Ending::Incomplete => "incomplete",
         };
-        let mut raw = Vec::with_capacity(256 + self.body.size());
-        self.write(&mut raw, status);
-        outlet.event("response.output_item.done", raw.len(), |event| {
+        let item = self.item(status);
+        outlet.event("response.output_item.done", item.raw().len(), |event| {
             event.value("output_index", &self.index);
-            event.raw("item", &raw);
+            event.raw("item", item.raw());
         });
-        let kind = match self.body {
-            Body::Message(_) => ItemKind::Message,
-            Body::Reasoning(_) => ItemKind::Reasoning,
-            Body::FunctionCall { .. } => ItemKind::FunctionCall,
-        };
         let call = match self.body {
             Body::FunctionCall { call, .. } => Some(PendingCall {
                 // Nobody has to answer a call that was cut off, but an answer is accepted.
@@ -196,8 +194,7 @@ impl OpenItem {
             }),
             _ => None,
         };
-        let call_id = call.as_ref().map(|call| Arc::clone(&call.call_id));
-        (Item::new(raw.into(), kind, &self.id, call_id), call)
+        (item, call)
     }
 
     fn part(&self, kind: PartKind) -> Option<&Part> {
@@ -263,6 +260,19 @@ impl OpenItem {
                 });
             }
         }
+    }
+
+    fn item(&self, status: &str) -> Item {
+        let mut raw = Vec::with_capacity(256 + self.body.size());
+        self.write(&mut raw, status);
+        let (kind, call_id) = match &self.body {
+            Body::Message(_) => (ItemKind::Message, None),
+            Body::Reasoning(_) => (ItemKind::Reasoning, None),
+            Body::FunctionCall { call, .. } => {
+                (ItemKind::FunctionCall, Some(Arc::clone(&call.call_id)))
+            }
+        };
+        Item::new(raw.into(), kind, &self.id, call_id)
     }
 
     /// Appends the item. Members without a value are left out: the Open Responses schema takes
@@ -367,6 +377,18 @@ impl Part {
         part.close();
     }
 
+    /// Appends `logprobs`, which are also written to `json` as an array of their own.
+    fn push_logprobs(&mut self, logprobs: &[TokenLogprob], json: &mut Vec<u8>) {
+        json.push(b'[');
+        let start = json.len();
+        write_logprobs(json, logprobs);
+        if !self.logprobs.is_empty() && json.len() > start {
+            self.logprobs.push(b',');
+        }
+        self.logprobs.extend_from_slice(&json[start..]);
+        json.push(b']');
+    }
+
     fn write_logprobs(&self, object: &mut Object<'_>) {
         let json = object.name("logprobs");
         json.push(b'[');
@@ -400,6 +422,11 @@ impl Escaped {
     fn len(&self) -> usize {
         self.0.len()
     }
+}
+
+/// As much of a text as one delta takes, and the rest.
+fn split_delta(text: &str) -> (&str, &str) {
+    text.split_at(text.floor_char_boundary(MAX_DELTA_BYTES))
 }
 
 /// The members that say which item an event is about.

@@ -54,7 +54,8 @@ pub struct SaveFailed;
 ///   makes no event. A request that is refused waits as well, so that its error comes in order.
 /// * *loading* its parent ([`Action::Load`]), unless the connection has it.
 /// * *making*, from [`Action::Start`]. A failure before the engine's `Started` is an `error`
-///   event, one after it a `response.failed`.
+///   event, one after it a `response.failed`. While a started turn says nothing,
+///   `response.in_progress` is sent again from time to time.
 /// * *saving* ([`Action::Save`]), unless `store` is false. The last event waits for it.
 /// * *ended*: [`Action::Ended`] follows the last event at once.
 #[derive(Debug)]
@@ -128,7 +129,7 @@ impl Session {
         reason = "a message goes over to the session, which keeps slices of it"
     )]
     pub fn handle_message(&mut self, now: Now, ids: &mut dyn IdSource, message: Bytes) {
-        self.handle_timeout(now);
+        self.grow_old(now);
         if self.phase == Phase::Closed {
             return;
         }
@@ -138,7 +139,7 @@ impl Session {
         match ClientMessage::parse(&message, self.transport, self.limits.strict) {
             Ok(ClientMessage::Create(create)) => self.admit(ids, create, message.len()),
             Ok(ClientMessage::Cancel(target)) => self.cancel(&target),
-            Ok(ClientMessage::Steer(steer)) => self.steer(&steer),
+            Ok(ClientMessage::Steer(steer)) => self.steer(now, &steer),
             Ok(ClientMessage::Inject(inject)) => {
                 self.actions.push_back(Action::Send(inject.failed()));
             }
@@ -150,7 +151,7 @@ impl Session {
 
     /// A message beyond the size limit was dropped unread; answers 413 `request_too_large`.
     pub fn handle_oversized(&mut self, now: Now) {
-        self.handle_timeout(now);
+        self.grow_old(now);
         if self.phase != Phase::Closed {
             self.send_error(None, Failure::request_too_large(self.limits.message_bytes));
         }
@@ -164,7 +165,7 @@ impl Session {
         turn: TurnKey,
         parent: Option<Chain>,
     ) {
-        self.handle_timeout(now);
+        self.grow_old(now);
         match self.running.remove(&turn) {
             Some(Running {
                 origin,
@@ -190,11 +191,11 @@ impl Session {
         turn: TurnKey,
         output: EngineOutput,
     ) {
-        self.handle_timeout(now);
+        self.grow_old(now);
         let Some(Stage::Making(making)) = self.running.get_mut(&turn).map(|r| &mut r.stage) else {
             return;
         };
-        match making.handle(ids, output, &mut self.actions) {
+        match making.handle(now, ids, output, &mut self.actions) {
             Progress::Going => return,
             Progress::Finished {
                 reason,
@@ -219,7 +220,7 @@ impl Session {
         turn: TurnKey,
         saved: Result<(), SaveFailed>,
     ) {
-        self.handle_timeout(now);
+        self.grow_old(now);
         match self.running.remove(&turn) {
             Some(Running {
                 origin,
@@ -233,10 +234,32 @@ impl Session {
 
     /// To be called when [`Session::deadline`] has passed.
     pub fn handle_timeout(&mut self, now: Now) {
-        if self
-            .deadline()
-            .is_none_or(|deadline| now.elapsed < deadline)
-        {
+        self.grow_old(now);
+        let Some(interval) = self.limits.keep_alive else {
+            return;
+        };
+        for running in self.running.values_mut() {
+            if let Stage::Making(turn) = &mut running.stage
+                && let Some(due) = turn.keep_alive_due(interval)
+                && due <= now.elapsed
+            {
+                turn.keep_alive(now, &mut self.actions);
+            }
+        }
+    }
+
+    /// Events of this turn still wait for the peer, which needs no other one to see that it runs:
+    /// the turn's silence counts from now. Without this, events that nobody reads would pile up.
+    pub fn defer_keep_alive(&mut self, now: Now, turn: TurnKey) {
+        if let Some(Stage::Making(making)) = self.running.get_mut(&turn).map(|r| &mut r.stage) {
+            making.defer_keep_alive(now);
+        }
+    }
+
+    /// Goes on towards the end of the connection, if the time for that has come.
+    fn grow_old(&mut self, now: Now) {
+        let deadline = self.age_deadline();
+        if deadline.is_none_or(|deadline| now.elapsed < deadline) {
             return;
         }
         if self.phase == Phase::Open {
@@ -261,8 +284,19 @@ impl Session {
         self.actions.pop_front()
     }
 
-    /// When `handle_timeout` is next due, as [`Now::elapsed`].
+    /// When `handle_timeout` is next due, as [`Now::elapsed`]. Looks at every running turn.
     pub fn deadline(&self) -> Option<Duration> {
+        let silences = self.limits.keep_alive.into_iter().flat_map(|interval| {
+            let turns = self.running.values();
+            turns.filter_map(move |running| match &running.stage {
+                Stage::Making(turn) => turn.keep_alive_due(interval),
+                Stage::Loading(_) | Stage::Saving(_) => None,
+            })
+        });
+        silences.chain(self.age_deadline()).min()
+    }
+
+    fn age_deadline(&self) -> Option<Duration> {
         match self.phase {
             Phase::Open if self.transport == Transport::WebSocket => {
                 self.opened_at.checked_add(self.limits.connection_age?)
@@ -273,14 +307,14 @@ impl Session {
     }
 
     /// Answers a steer. None is applied, but it matters to the client why not.
-    fn steer(&mut self, steer: &Steer) {
+    fn steer(&mut self, now: Now, steer: &Steer) {
         let target = steer.target();
         let mut running = self.running.values_mut();
         let (lane, refusal) = match running.find(|running| running.origin.id == target) {
             Some(Running {
                 stage: Stage::Making(turn),
                 ..
-            }) if turn.is_started() => return turn.refuse_steer(steer, &mut self.actions),
+            }) if turn.is_started() => return turn.refuse_steer(now, steer, &mut self.actions),
             Some(Running {
                 origin,
                 stage: Stage::Saving(_),

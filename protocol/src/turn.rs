@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::action::Action;
 use crate::chain::{Chain, EngineState, PendingCall, PendingCalls};
@@ -33,6 +34,8 @@ pub(crate) struct Turn {
     generate: bool,
     /// Whether `response.created` was sent.
     started: bool,
+    /// When the last event was sent.
+    silent_since: Duration,
     output: Vec<Item>,
     /// The calls in `output`.
     calls: Vec<PendingCall>,
@@ -79,6 +82,7 @@ impl Turn {
             store: request.store,
             generate: request.generate,
             started: false,
+            silent_since: now.elapsed,
             output: Vec::new(),
             calls: Vec::new(),
             open: None,
@@ -110,6 +114,21 @@ impl Turn {
 
     /// Folds one output in. Output that breaks the engine's contract changes nothing.
     pub(crate) fn handle(
+        &mut self,
+        now: Now,
+        ids: &mut dyn IdSource,
+        output: EngineOutput,
+        actions: &mut VecDeque<Action>,
+    ) -> Progress {
+        let sent = self.sequence.sent();
+        let progress = self.fold_in(ids, output, actions);
+        if self.sequence.sent() != sent {
+            self.silent_since = now.elapsed;
+        }
+        progress
+    }
+
+    fn fold_in(
         &mut self,
         ids: &mut dyn IdSource,
         output: EngineOutput,
@@ -260,10 +279,34 @@ impl Turn {
         }
     }
 
+    /// When this turn is to show that it runs, if it says nothing until then.
+    pub(crate) fn keep_alive_due(&self, interval: Duration) -> Option<Duration> {
+        let since = self.started.then_some(self.silent_since)?;
+        since.checked_add(interval)
+    }
+
+    /// Shows that this turn runs. What it has made so far is in the event, an open item included:
+    /// there are clients that take the output of every response object for all there is.
+    pub(crate) fn keep_alive(&mut self, now: Now, actions: &mut VecDeque<Action>) {
+        let open = self.open.as_ref().map(OpenItem::snapshot);
+        let made: Vec<Item> = self.output.iter().cloned().chain(open).collect();
+        let stamp = self.sequence.take();
+        let name = "response.in_progress";
+        let event = Event::lifecycle(stamp, name, &self.response, &Moment::InProgress, &made);
+        actions.push_back(Action::Send(event));
+        self.silent_since = now.elapsed;
+    }
+
+    /// Counts the turn's silence from now on.
+    pub(crate) fn defer_keep_alive(&mut self, now: Now) {
+        self.silent_since = now.elapsed;
+    }
+
     /// Answers a steer of this turn among the turn's own events.
-    pub(crate) fn refuse_steer(&mut self, steer: &Steer, actions: &mut VecDeque<Action>) {
+    pub(crate) fn refuse_steer(&mut self, now: Now, steer: &Steer, actions: &mut VecDeque<Action>) {
         let event = steer.failed(self.sequence.take(), SteerRefusal::NotSupported);
         actions.push_back(Action::Send(event));
+        self.silent_since = now.elapsed;
     }
 
     pub(crate) fn is_started(&self) -> bool {

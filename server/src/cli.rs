@@ -102,6 +102,11 @@ pub struct LimitArgs {
     #[arg(long, value_name = "TIME", value_parser = quantity::duration, default_value = "5m")]
     age_grace: Duration,
 
+    /// How long a running response may send nothing before an event that says it still runs;
+    /// 0 for never
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration, default_value = "15s")]
+    keep_alive: Duration,
+
     /// Responses running at once on one connection; more wait
     #[arg(long, value_name = "COUNT", default_value = "16")]
     max_running: NonZeroUsize,
@@ -152,6 +157,7 @@ impl LimitArgs {
         Limits {
             connection_age: Some(self.connection_age).filter(|age| !age.is_zero()),
             age_grace: self.age_grace,
+            keep_alive: Some(self.keep_alive).filter(|interval| !interval.is_zero()),
             running_responses: self.max_running.get(),
             lane_names: self.max_lanes,
             queued_creates: self.max_queued,
@@ -210,9 +216,10 @@ mod tests {
 
     #[test]
     fn limits_can_be_set_and_lifted() {
-        let args = serve(&["--connection-age", "0", "--max-message-bytes", "1MiB"]).unwrap();
+        let lifted = ["--connection-age", "0", "--keep-alive", "0"];
+        let args = serve(&[&lifted[..], &["--max-message-bytes", "1MiB"]].concat()).unwrap();
         let limits = args.limits.limits();
-        assert_eq!(limits.connection_age, None);
+        assert_eq!((limits.connection_age, limits.keep_alive), (None, None));
         assert_eq!(limits.message_bytes, 1 << 20);
     }
 

@@ -146,7 +146,7 @@ impl Runner {
                     };
                     self.replies.push(load.boxed());
                 }
-                Action::Start { turn, request } => {
+                Action::Start { turn, request, .. } => {
                     let wrap_up = CancellationToken::new();
                     let output = self.server.engines.start(*request, wrap_up.clone());
                     self.turns.start(turn, output, wrap_up);

@@ -148,7 +148,12 @@ impl Session {
         match Turn::start(now, id, lane, parent, *request) {
             Ok((making, request)) => {
                 let turn = origin.key;
-                self.actions.push_back(Action::Start { turn, request });
+                let lane = origin.lane.clone();
+                self.actions.push_back(Action::Start {
+                    turn,
+                    lane,
+                    request,
+                });
                 let stage = Stage::Making(Box::new(making));
                 self.running.insert(turn, Running { origin, stage });
             }

@@ -11,18 +11,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use serde_json::Value;
 use turnwire_protocol::action::{Action, TurnKey};
 use turnwire_protocol::chain::{Chain, EngineState};
 use turnwire_protocol::engine::{
     EngineFailure, EngineFailureKind, EngineOutput, FinishReason, ItemStart, Usage,
 };
 use turnwire_protocol::id::IdSource;
+use turnwire_protocol::lane::LaneName;
 use turnwire_protocol::limits::Limits;
 use turnwire_protocol::session::{Now, SaveFailed, Session, Transport};
 
 use self::watch::Watch;
 
 const RUNNING: usize = 3;
+/// Shorter than what passes at a time, and longer.
+const KEEP_ALIVE: Duration = Duration::from_secs(7);
 
 /// Plays `bytes` to their end, then lets everything come to an end. Panics if anything is wrong.
 pub(crate) fn play(bytes: &[u8]) {
@@ -126,6 +130,10 @@ struct Play {
     ended: BTreeSet<TurnKey>,
     loading: BTreeMap<TurnKey, String>,
     making: BTreeMap<TurnKey, Making>,
+    /// The lane of each turn that was started.
+    lanes: BTreeMap<TurnKey, Option<String>>,
+    /// When the response that runs on each lane sent its last event.
+    heard: BTreeMap<Option<String>, Duration>,
     saving: BTreeMap<TurnKey, Chain>,
     stored: BTreeMap<String, Chain>,
     /// All responses that were seen, with the calls in them.
@@ -139,6 +147,7 @@ impl Play {
         let limits = Limits {
             connection_age: Some(Duration::from_secs(60)),
             age_grace: Duration::from_secs(10),
+            keep_alive: Some(KEEP_ALIVE),
             running_responses: RUNNING,
             lane_names: 3,
             queued_creates: 6,
@@ -160,6 +169,8 @@ impl Play {
             ended: BTreeSet::new(),
             loading: BTreeMap::new(),
             making: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            heard: BTreeMap::new(),
             saving: BTreeMap::new(),
             stored: BTreeMap::new(),
             responses: Vec::new(),
@@ -235,6 +246,8 @@ impl Play {
                 if deadline.is_some_and(|deadline| deadline <= self.now.elapsed) {
                     self.session.handle_timeout(self.now);
                 }
+                self.carry_out();
+                self.assert_no_silence();
             }
             _ if what == 255 => self.session.handle_drain(self.now),
             _ => self.session.handle_oversized(self.now),
@@ -376,7 +389,10 @@ impl Play {
                         Err(problem) => panic!("{problem}"),
                     };
                     let lane = json.get("stream_id").and_then(|lane| lane.as_str());
-                    self.ended_on = event.is_terminal().then(|| lane.map(str::to_owned));
+                    let lane = lane.map(str::to_owned);
+                    assert_eq!(event.lane.as_ref().map(LaneName::as_str), lane.as_deref());
+                    self.listen(&lane, &json, event.is_terminal());
+                    self.ended_on = event.is_terminal().then_some(lane);
                     if let Some(id) = json.pointer("/response/id").and_then(|id| id.as_str()) {
                         self.responses.retain(|(seen, _)| seen != id);
                         let output = json["response"]["output"].as_array();
@@ -390,7 +406,13 @@ impl Play {
                 Action::Load { turn, id } => {
                     self.loading.insert(turn, id.to_string());
                 }
-                Action::Start { turn, request } => {
+                Action::Start {
+                    turn,
+                    lane,
+                    request,
+                } => {
+                    let lane = lane.map(|lane| lane.as_str().to_owned());
+                    self.lanes.insert(turn, lane);
                     assert!(!self.ended.contains(&turn), "started after its end");
                     self.loading.remove(&turn);
                     let asked = match request.generate {
@@ -426,6 +448,39 @@ impl Play {
             }
             let running = self.loading.len() + self.making.len() + self.saving.len();
             assert!(running <= RUNNING, "{running} turns run at once");
+        }
+    }
+
+    /// Notes when a response was heard of. One that speaks shows no other sign of life.
+    fn listen(&mut self, lane: &Option<String>, json: &Value, is_terminal: bool) {
+        let number = json["sequence_number"].as_u64();
+        let last = self.heard.get(lane).copied();
+        match json["type"].as_str() {
+            Some("response.in_progress") if number > Some(1) => {
+                let last = last.expect("only a response that runs shows that it does");
+                assert!(
+                    self.now.elapsed - last >= KEEP_ALIVE,
+                    "a sign of life too early"
+                );
+            }
+            Some("error") => return,
+            Some(_) if number == Some(0) && json.get("response").is_none() => return,
+            _ => {}
+        }
+        if is_terminal {
+            self.heard.remove(lane);
+        } else {
+            self.heard.insert(lane.clone(), self.now.elapsed);
+        }
+    }
+
+    /// Once the time has passed that the session asked for, every response that is being made
+    /// has been heard of.
+    fn assert_no_silence(&self) {
+        for turn in self.making.keys() {
+            if let Some(last) = self.lanes.get(turn).and_then(|lane| self.heard.get(lane)) {
+                assert!(self.now.elapsed - *last < KEEP_ALIVE, "{turn:?} is silent");
+            }
         }
     }
 

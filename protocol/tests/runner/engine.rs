@@ -50,6 +50,15 @@ fn phrase(words: &[String]) -> Result<Vec<EngineOutput>, String> {
         ["reasoning"] => vec![EngineOutput::ItemStarted(ItemStart::Reasoning)],
         ["call", name] => vec![call(name)],
         ["text", text] => vec![text_delta(text, Vec::new())],
+        ["text", text, "times", count] => {
+            let count = count.parse().map_err(|_| "a count is a number")?;
+            vec![text_delta(&text.repeat(count), Vec::new())]
+        }
+        ["args", text, "times", count] => {
+            let count = count.parse().map_err(|_| "a count is a number")?;
+            let text = text.repeat(count);
+            vec![EngineOutput::ArgumentsDelta { text }]
+        }
         ["text", text, "logprob", logprob] => {
             let logprob = logprob
                 .parse()

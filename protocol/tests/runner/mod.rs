@@ -12,6 +12,7 @@
 //! start t1 sees=["hi"]                the session starts an engine; the turn is called t1 now
 //! engine t1: started; message; text "a"; done; finished
 //! engine t1: says "a"                 the same in short; also: calls NAME "ARGUMENTS"
+//! engine t1: text "a" times 9         one long piece
 //! load t1 / loaded t1: found|none     the session asks the store, and is answered
 //! save t1 / saved t1: ok|failed
 //! stop t1, ended t1 outcome=…, close code=1001
@@ -279,6 +280,9 @@ impl Stage {
                 "queued_bytes" => self.limits.queued_bytes = size,
                 "message_bytes" => self.limits.message_bytes = size,
                 "chain_bytes" => self.limits.chain_bytes = number,
+                "keep_alive" => {
+                    self.limits.keep_alive = (number > 0).then_some(Duration::from_secs(number));
+                }
                 "strict" => self.limits.strict = number == 1,
                 other => return Err(format!("there is no limit called {other}")),
             }
@@ -353,7 +357,9 @@ impl Stage {
                 self.asked.insert(turn, id.to_string());
                 ("load", Some(turn), json!({"id": id.as_str()}))
             }
-            Action::Start { turn, request } => ("start", Some(turn), describe_request(&request)),
+            Action::Start { turn, request, .. } => {
+                ("start", Some(turn), describe_request(&request))
+            }
             Action::WrapUp { turn } => ("wrap-up", Some(turn), Value::Null),
             Action::Stop { turn } => ("stop", Some(turn), Value::Null),
             Action::Save { turn, record } => {

@@ -6,6 +6,9 @@ use serde_json::Value;
 use turnwire_protocol::event::Event;
 use turnwire_protocol::session::Transport;
 
+/// Bytes of text that a delta holds at the most.
+const DELTA_BYTES: usize = 64 << 10;
+
 /// The keys of a response object that the Open Responses schema requires.
 const RESPONSE_KEYS: [&str; 31] = [
     "id",
@@ -160,7 +163,8 @@ impl Response {
     fn follow(&mut self, name: &str, json: &Value) -> Result<(), String> {
         let index = self.done.len();
         match name {
-            "response.created" | "response.in_progress" | "response.steer.failed" => Ok(()),
+            "response.created" | "response.steer.failed" => Ok(()),
+            "response.in_progress" => self.follow_snapshot(&json["response"]["output"]),
             "response.completed" | "response.incomplete" | "response.failed" => {
                 demand(self.open.is_none(), "an item is still open")?;
                 let output = json["response"]["output"].as_array();
@@ -195,6 +199,30 @@ impl Response {
                 demand(json["output_index"] == index, "another item's index")?;
                 open.follow(name, json)
             }
+        }
+    }
+}
+
+impl Response {
+    /// What a response that still runs says it has made.
+    fn follow_snapshot(&self, output: &Value) -> Result<(), String> {
+        let output = output.as_array().ok_or("output is no array")?;
+        let (done, open) = output.split_at(self.done.len().min(output.len()));
+        demand(done == self.done, "the items that are done differ")?;
+        match (open, &self.open) {
+            ([], None) => Ok(()),
+            ([item], Some(open)) => {
+                demand(item["id"] == open.id.as_str(), "the open item's id")?;
+                demand(item["status"] == "in_progress", "it is still open")?;
+                let text = match item.get("arguments") {
+                    Some(arguments) => arguments.as_str(),
+                    None => item["content"][0]
+                        .as_object()
+                        .map_or(Some(""), |_| open.text_of(&item["content"][0])),
+                };
+                demand(text == Some(&open.text), "the open item's text differs")
+            }
+            _ => Err("the open item is missing, or there is none".to_owned()),
         }
     }
 }
@@ -247,6 +275,7 @@ impl Item {
                         let delta = json["delta"].as_str().ok_or("a delta is a string")?;
                         let carries = json["logprobs"][0].is_object();
                         demand(!delta.is_empty() || carries, "an empty delta")?;
+                        demand(delta.len() <= DELTA_BYTES, "a delta is too long")?;
                         self.text.push_str(delta);
                     }
                     Some("done") => {
