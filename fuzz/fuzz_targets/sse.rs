@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use turnwire_protocol::sse::Decoder;
+use turnwire_client::sse::Decoder;
 
 libfuzzer_sys::fuzz_target!(|pieces: Vec<Vec<u8>>| {
     let mut whole = Decoder::new(1000);

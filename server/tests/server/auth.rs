@@ -20,7 +20,10 @@ async fn without_a_known_key_nothing_but_health_answers() {
     let server = server_with_two_keys().await;
     for key in [None, Some("three")] {
         let refused = Connection::open(&server.url("/v1"), key).await;
-        assert!(matches!(refused, Err(Error::Refused(401))), "{refused:?}");
+        assert!(
+            matches!(refused, Err(Error::Refused { status: 401, .. })),
+            "{refused:?}"
+        );
         for path in [
             "/v1/responses",
             "/v1/models",

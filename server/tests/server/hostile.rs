@@ -1,7 +1,7 @@
 //! Peers that break the rules, or bend them.
 
 use serde_json::{Value, json};
-use turnwire_client::{Connection, Error};
+use turnwire_client::{Connection, Error, Options};
 use turnwire_protocol::limits::Limits;
 
 use crate::raw::{BINARY, CLOSE, FIN, PING, PONG, Raw, TEXT, standstill};
@@ -148,9 +148,10 @@ async fn a_frame_far_beyond_the_limit_closes_with_1009_before_it_has_come() {
 #[tokio::test]
 async fn a_message_that_inflates_far_beyond_the_limit_is_not_inflated() {
     let server = TestServer::with("", tight()).await;
-    let mut connection = Connection::open_compressed(&server.url("/v1"), None)
-        .await
-        .unwrap();
+    let mut connection =
+        Connection::open_with(&server.url("/v1"), &Options::new().compression(true))
+            .await
+            .unwrap();
     connection.send(" ".repeat(10 << 20)).await.unwrap();
     let closed = connection.next().await.unwrap_err();
     assert!(

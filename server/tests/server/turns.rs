@@ -1,7 +1,7 @@
 //! Turns on a socket: chains, lanes, cancellation, large messages.
 
 use serde_json::{Value, json};
-use turnwire_client::Connection;
+use turnwire_client::{Connection, Message, Options};
 
 use crate::support::*;
 
@@ -110,7 +110,12 @@ async fn a_ping_is_answered_while_a_turn_runs() {
     let mut server = TestServer::start(HANG).await;
     let mut connection = server.connect_and_hang().await;
     connection.ping("still there?").await.unwrap();
-    assert_eq!(connection.pong().await.unwrap(), "still there?");
+    let pong = loop {
+        if let Message::Pong(payload) = connection.next_message().await.unwrap() {
+            break payload;
+        }
+    };
+    assert_eq!(pong, "still there?");
 }
 
 #[tokio::test]
@@ -165,11 +170,8 @@ async fn large_messages_go_both_ways_with_and_without_compression() {
     let message = create(json!({"input": said, "store": false})).to_string();
     for compressed in [false, true] {
         let url = server.url("/v1");
-        let connection = match compressed {
-            true => Connection::open_compressed(&url, None).await,
-            false => Connection::open(&url, None).await,
-        };
-        let mut connection = connection.unwrap();
+        let options = Options::new().compression(compressed);
+        let mut connection = Connection::open_with(&url, &options).await.unwrap();
         connection.send(message.clone()).await.unwrap();
         let response = response(&events(&mut connection).await);
         assert!(text(&response) == said, "the text came back whole");
@@ -179,9 +181,10 @@ async fn large_messages_go_both_ways_with_and_without_compression() {
 #[tokio::test]
 async fn small_and_large_messages_mix_on_a_compressed_socket() {
     let server = TestServer::start(ECHO).await;
-    let mut connection = Connection::open_compressed(&server.url("/v1"), None)
-        .await
-        .unwrap();
+    let mut connection =
+        Connection::open_with(&server.url("/v1"), &Options::new().compression(true))
+            .await
+            .unwrap();
     for said in [
         "a".repeat(10),
         "b".repeat(10_000),
