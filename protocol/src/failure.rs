@@ -25,6 +25,9 @@ pub struct Failure {
     pub retry_after_seconds: Option<u32>,
 }
 
+/// What clients are told to wait when the server cannot say how long it will be unavailable.
+const UNAVAILABLE_SECONDS: u32 = 1;
+
 /// Text of a client, shown in a message. An error is not the place for megabytes of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shown<'a>(pub(crate) &'a str);
@@ -139,6 +142,7 @@ impl Failure {
         Self {
             status: 503,
             kind: "server_error",
+            retry_after_seconds: Some(UNAVAILABLE_SECONDS),
             ..Self::invalid_request(
                 "server_shutting_down",
                 "The server is shutting down. Send the request again on a new connection.",
@@ -307,9 +311,13 @@ impl From<EngineFailure> for Failure {
                 (400, INVALID_REQUEST, "unsupported_value", None, None)
             }
             EngineFailureKind::Invalid => (400, INVALID_REQUEST, "invalid_value", None, None),
-            EngineFailureKind::Overloaded => {
-                (503, "server_error", "server_is_overloaded", None, None)
-            }
+            EngineFailureKind::Overloaded => (
+                503,
+                "server_error",
+                "server_is_overloaded",
+                None,
+                Some(UNAVAILABLE_SECONDS),
+            ),
             EngineFailureKind::RateLimited {
                 retry_after_seconds,
             } => {

@@ -174,9 +174,14 @@ impl FromStr for StoreSpec {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':').unwrap_or((text, "1GiB")) {
-            ("memory", budget) => Ok(Self::Memory {
-                budget_bytes: quantity::bytes(budget)?,
-            }),
+            ("memory", budget) => match quantity::bytes(budget)? {
+                0 => Err(
+                    "0 bytes keep no response, and every request that does not say \
+                     `store: false` would fail; write `memory:1GiB` or another number of bytes"
+                        .into(),
+                ),
+                budget_bytes => Ok(Self::Memory { budget_bytes }),
+            },
             _ => Err(format!(
                 "`{text}` is no store; write `memory` or `memory:BYTES`"
             )),
@@ -227,6 +232,7 @@ mod tests {
     fn a_wrong_flag_is_a_usage_error_that_names_it() {
         for (flags, named) in [
             (["--store", "sqlite:x"], "memory:BYTES"),
+            (["--store", "memory:0"], "--store"),
             (["--engine", "vllm:x"], "--engine"),
             (["--connection-age", "1d"], "--connection-age"),
             (["--listen", "8080"], "--listen"),

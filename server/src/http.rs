@@ -6,6 +6,7 @@
 mod answer;
 mod body;
 mod create;
+mod decoding;
 mod exchange;
 
 use std::convert::Infallible;
@@ -87,7 +88,7 @@ fn health(server: &Server) -> Answer {
     if server.engines.all_ready() {
         answer::json(200, json!({"status": "ok"}).to_string())
     } else {
-        answer::json(503, json!({"status": "loading"}).to_string())
+        answer::loading()
     }
 }
 

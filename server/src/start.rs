@@ -27,8 +27,12 @@ pub enum StartError {
     Failed(anyhow::Error),
 }
 
+/// Open files beside connections: listeners, models, connections that are being refused.
+const OTHER_FILES: u64 = 128;
+
 /// Serves until SIGTERM or Ctrl-C.
 pub fn serve(args: ServeArgs) -> Result<(), StartError> {
+    raise_file_limit(args.limits.max_connections.get() as u64);
     let access = access(&args)?;
     let loading = loading(&args)?;
     let runtime = Runtime::new().context("cannot start the runtime")?;
@@ -42,6 +46,21 @@ pub fn serve(args: ServeArgs) -> Result<(), StartError> {
 pub fn bench(bench: Bench) -> Result<(), StartError> {
     let runtime = Runtime::new().context("cannot start the runtime")?;
     Ok(runtime.block_on(bench.run())?)
+}
+
+/// Lifts the soft limit of open files to the hard one. The soft one is made for programs that
+/// cannot deal with large descriptors, and is a tenth of the connections that are the default.
+fn raise_file_limit(max_connections: u64) {
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) if files < max_connections.saturating_add(OTHER_FILES) => tracing::warn!(
+            open_files = files,
+            max_connections,
+            "--max-connections is more than the limit of open files allows; raise it (ulimit -Hn, \
+             LimitNOFILE=) or lower --max-connections"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
+    }
 }
 
 fn access(args: &ServeArgs) -> Result<Access, StartError> {

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::header::{
-    ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE, WWW_AUTHENTICATE,
+    ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
+    WWW_AUTHENTICATE,
 };
 use hyper::{Response, StatusCode};
 use turnwire_protocol::failure::Failure;
@@ -29,6 +30,18 @@ pub(super) fn failure(failure: &Failure) -> Answer {
     if let Some(seconds) = failure.retry_after_seconds {
         answer.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
+    if failure.status == 415 {
+        let encodings = HeaderValue::from_static("gzip, zstd");
+        answer.headers_mut().insert(ACCEPT_ENCODING, encodings);
+    }
+    answer
+}
+
+/// The server cannot run turns yet. Engines load for seconds to minutes.
+pub(super) fn loading() -> Answer {
+    let mut answer = json(503, r#"{"status":"loading"}"#);
+    let headers = answer.headers_mut();
+    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     answer
 }
 
@@ -112,7 +125,8 @@ pub(super) fn invalid_key() -> Failure {
 
 pub(super) fn unsupported_encoding(encoding: &str) -> Failure {
     let message = format!(
-        "Content-Encoding '{encoding:.QUOTED_CHARS$}' is not supported. Send the body uncompressed."
+        "Content-Encoding '{encoding:.QUOTED_CHARS$}' is not supported. Send the body as gzip or \
+         as zstd, encoded once, or as it is."
     );
     invalid_request(415, "unsupported_content_encoding", message)
 }
@@ -125,6 +139,11 @@ pub(super) fn body_timeout() -> Failure {
 pub(super) fn broken_body() -> Failure {
     let message = "The body is cut short, or its chunks are malformed.";
     invalid_request(400, "invalid_body", message.into())
+}
+
+pub(super) fn undecodable_body(encoding: &str) -> Failure {
+    let message = format!("The body is cut short, or is no {encoding}.");
+    invalid_request(400, "invalid_body", message)
 }
 
 pub(super) fn too_many_connections() -> Failure {

@@ -2,18 +2,22 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
+use hyper::Request;
 use hyper::body::{Body, Incoming};
-use hyper::header::CONTENT_ENCODING;
-use hyper::{HeaderMap, Request};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use turnwire_protocol::failure::Failure;
 
 use super::answer;
+use super::decoding::{Decoding, Encoding, Problem};
 
 /// How long a body may pause.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes decoded before others get their turn: about a millisecond's worth.
+const REST_BYTES: usize = 256 << 10;
 
 /// Why there is no body to work on.
 pub(super) enum Unreadable {
@@ -22,19 +26,20 @@ pub(super) enum Unreadable {
     Broken,
 }
 
-/// The whole body, uncompressed.
+/// The whole body, decoded. `limit` holds for what was sent and for what was meant.
 ///
-/// A body beyond `limit` is read on for as much again before it is refused: a client that is
-/// answered while it sends often sees a broken connection instead.
+/// A body that is refused is read on for up to twice the limit: a client that is answered while
+/// it sends often sees a broken connection instead.
 pub(super) async fn read(request: Request<Incoming>, limit: usize) -> Result<Bytes, Unreadable> {
-    check_encoding(request.headers())?;
+    let encoding = Encoding::of(request.headers()).map_err(Unreadable::Refused)?;
+    let refused = |problem| Unreadable::Refused(encoding.refusal(problem, limit));
     let mut incoming = request.into_body();
-    let too_large = || Unreadable::Refused(Failure::request_too_large(limit));
     let endurance = limit.saturating_mul(2);
     if incoming.size_hint().lower() > endurance as u64 {
-        return Err(too_large());
+        return Err(refused(Problem::TooLarge));
     }
-    let mut body = BytesMut::new();
+    let decoding = Decoding::new(encoding, limit);
+    let mut decoding = Ok(decoding.map_err(|_| no_memory())?);
     let mut length = 0;
     while let Some(frame) = timeout(PATIENCE, incoming.frame())
         .await
@@ -45,27 +50,32 @@ pub(super) async fn read(request: Request<Incoming>, limit: usize) -> Result<Byt
         };
         length += data.len();
         if length > endurance {
-            return Err(too_large());
+            return Err(refused(Problem::TooLarge));
         }
         if length > limit {
-            body = BytesMut::new();
-        } else {
-            body.extend_from_slice(&data);
+            decoding = Err(Problem::TooLarge);
+        }
+        if let Ok(mut so_far) = decoding {
+            decoding = decode(&mut so_far, &data).await.map(|()| so_far);
         }
     }
-    if length > limit {
-        Err(too_large())
-    } else {
-        Ok(body.freeze())
-    }
+    decoding.and_then(|whole| whole.finish()).map_err(refused)
 }
 
-fn check_encoding(headers: &HeaderMap) -> Result<(), Unreadable> {
-    for encoding in headers.get_all(CONTENT_ENCODING) {
-        let encoding = String::from_utf8_lossy(encoding.as_bytes());
-        if !encoding.trim().eq_ignore_ascii_case("identity") {
-            return Err(Unreadable::Refused(answer::unsupported_encoding(&encoding)));
+/// Decodes what has come. Lets other tasks run in between: a few bytes can stand for many.
+async fn decode(decoding: &mut Decoding, mut data: &[u8]) -> Result<(), Problem> {
+    let mut rested = decoding.made();
+    while !data.is_empty() {
+        let taken = decoding.step(data)?;
+        data = &data[taken..];
+        if decoding.made() - rested >= REST_BYTES {
+            rested = decoding.made();
+            yield_now().await;
         }
     }
     Ok(())
+}
+
+fn no_memory() -> Unreadable {
+    Unreadable::Refused(Failure::server_error("There is no memory for the body."))
 }

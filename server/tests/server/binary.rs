@@ -80,6 +80,38 @@ async fn what_cannot_work_ends_with_a_reason_and_a_code() {
     }
 }
 
+/// A soft limit made for shells is no limit to connections; a hard one is, and it is said.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn as_many_files_as_the_system_grants_can_be_open() {
+    let shell = "ulimit -Sn 100; ulimit -Hn 400; exec \"$0\" \"$@\"";
+    for (connections, warns) in [("200", false), ("300", true)] {
+        let mut program = Command::new("sh");
+        program.args(["-c", shell, env!("CARGO_BIN_EXE_turnwire"), "serve"]);
+        program.args(["--engine", "scripted", "--listen", "127.0.0.1:0"]);
+        program.args(["--max-connections", connections]).env_clear();
+        program.stderr(Stdio::piped()).kill_on_drop(true);
+        let mut program = program.spawn().unwrap();
+        let mut log = BufReader::new(program.stderr.take().unwrap()).lines();
+        let mut warned = false;
+        loop {
+            let line = log.next_line().await.unwrap().expect("it listens");
+            warned |= line.contains("--max-connections") && line.contains("open_files=400");
+            if line.contains("listening") {
+                break;
+            }
+        }
+        assert_eq!(warned, warns);
+        let id = program.id().expect("it runs");
+        let limits = std::fs::read_to_string(format!("/proc/{id}/limits")).unwrap();
+        let files = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"));
+        let files: Vec<_> = files.unwrap().split_whitespace().collect();
+        assert_eq!(files[3], "400");
+    }
+}
+
 #[tokio::test]
 async fn a_turn_is_one_line_of_the_log_and_none_of_its_content_is_in_it() {
     let (mut program, url, mut log) = started().await;

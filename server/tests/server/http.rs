@@ -1,7 +1,10 @@
 //! The HTTP surface beyond creating responses.
 
+use std::io::Write;
 use std::sync::Arc;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use turnwire::engine::scripted::{Script, ScriptedEngine};
 use turnwire::engine::{Engine, Engines};
@@ -56,7 +59,7 @@ async fn what_is_not_there_is_said_in_json() {
         (
             client
                 .post(server.url("/v1/responses"))
-                .header("content-encoding", "zstd")
+                .header("content-encoding", "gzip, zstd")
                 .body("x"),
             415,
             "unsupported_content_encoding",
@@ -72,6 +75,10 @@ async fn what_is_not_there_is_said_in_json() {
         );
         assert_eq!(answer.headers["content-type"], "application/json");
         assert_eq!(answer.headers.contains_key("allow"), status == 405);
+        assert_eq!(
+            answer.headers.contains_key("accept-encoding"),
+            status == 415
+        );
         assert_eq!(
             answer
                 .headers
@@ -108,12 +115,15 @@ async fn turns_wait_outside_until_the_model_has_loaded() {
     let request = json!({"model": "scripted", "input": "x"});
     let mut connection = server.connect().await;
 
-    assert_eq!(server.get("/health").await.status, 503);
+    let unhealthy = server.get("/health").await;
+    assert_eq!(unhealthy.status, 503);
+    assert!(unhealthy.headers.contains_key("retry-after"));
     let early = server.post(&request).await;
     assert_eq!(
         (early.status, early.error_code()),
         (503, "server_is_overloaded".into())
     );
+    assert!(early.headers.contains_key("retry-after"));
     let early = turn(&mut connection, &create(request.clone())).await;
     assert_eq!(error_code(&early), "server_is_overloaded");
     let unknown = server.post(&json!({"model": "other", "input": "x"})).await;
@@ -148,6 +158,56 @@ async fn a_body_beyond_the_limit_is_refused() {
     }
     let fits = json!({"model": "scripted", "input": "x".repeat(900)});
     assert_eq!(server.post(&fits).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_compressed_body_is_worth_what_it_says() {
+    let limits = Limits {
+        message_bytes: 100_000,
+        ..Limits::default()
+    };
+    let settings = Settings {
+        limits,
+        ..Settings::default()
+    };
+    let server = TestServer::with("", settings).await;
+    let gzip = |body: &[u8]| {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(body).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zstd = |body: &[u8]| zstd::encode_all(body, 3).unwrap();
+    let post = |encoding: &str, body: Vec<u8>| {
+        let post = http().post(server.url("/v1/responses")).body(body);
+        request(post.header("content-encoding", encoding))
+    };
+    let fits = json!({"model": "scripted", "input": "x".repeat(90_000)}).to_string();
+    let bomb = vec![b' '; 50_000_000];
+    for (encoding, encode) in [
+        ("gzip", &gzip as &dyn Fn(&[u8]) -> Vec<u8>),
+        ("zstd", &zstd),
+    ] {
+        let answer = post(encoding, encode(fits.as_bytes())).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        assert_eq!(answer.json()["status"], "completed");
+
+        let large = post(encoding, encode(&bomb)).await;
+        assert_eq!(
+            (large.status, large.error_code()),
+            (413, "request_too_large".into())
+        );
+        for broken in [
+            fits.clone().into_bytes(),
+            encode(fits.as_bytes())[..50].into(),
+        ] {
+            let broken = post(encoding, broken).await;
+            assert_eq!(
+                (broken.status, broken.error_code()),
+                (400, "invalid_body".into())
+            );
+            assert!(broken.text.contains(encoding), "{}", broken.text);
+        }
+    }
 }
 
 #[tokio::test]
