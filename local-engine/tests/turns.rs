@@ -18,7 +18,7 @@ use turnwire_protocol::engine::{
 };
 use turnwire_protocol::id::ResponseId;
 use turnwire_protocol::item::Item;
-use turnwire_protocol::tool::{FunctionTool, ToolChoice, Tools};
+use turnwire_protocol::tool::{Tool, ToolChoice, Tools};
 
 fn model() -> PathBuf {
     let path = std::env::var_os("TURNWIRE_TEST_MODEL").expect(
@@ -72,23 +72,17 @@ fn user(text: &str) -> String {
     )
 }
 
-fn tool(name: &str, parameters: &'static str) -> (String, FunctionTool) {
+fn tool(name: &str, parameters: &'static str) -> (String, Tool) {
     let raw = format!(r#"{{"type":"function","name":"{name}","parameters":{parameters}}}"#);
-    let tool = FunctionTool {
-        name: name.into(),
-        description: None,
-        parameters: Some(Bytes::from_static(parameters.as_bytes())),
-        strict: false,
-        may_wait: false,
-    };
-    (raw, tool)
+    let parameters = Bytes::from_static(parameters.as_bytes());
+    (raw, Tool::function(name, Some(parameters)))
 }
 
-fn tools(list: Vec<(String, FunctionTool)>) -> Tools {
-    let (raw, functions): (Vec<String>, Vec<FunctionTool>) = list.into_iter().unzip();
+fn tools(list: Vec<(String, Tool)>) -> Tools {
+    let (raw, offered): (Vec<String>, Vec<Tool>) = list.into_iter().unzip();
     Tools {
         raw: format!("[{}]", raw.join(",")).into(),
-        functions: functions.into(),
+        offered: offered.into(),
     }
 }
 
@@ -131,8 +125,8 @@ fn collect(mut outputs: Receiver<EngineOutput>) -> Result<Answer, EngineFailure>
             EngineOutput::Started => {}
             EngineOutput::ItemStarted(start) => {
                 open += 1;
-                if let ItemStart::FunctionCall { name } = start {
-                    calls.push((name.to_string(), String::new()));
+                if let ItemStart::FunctionCall { tool } = start {
+                    calls.push((tool.qualified().to_string(), String::new()));
                 }
             }
             EngineOutput::TextDelta {
@@ -142,7 +136,7 @@ fn collect(mut outputs: Receiver<EngineOutput>) -> Result<Answer, EngineFailure>
                 text.push_str(&piece);
                 logprobs.extend(more);
             }
-            EngineOutput::ArgumentsDelta { text } => {
+            EngineOutput::ArgumentsDelta { text } | EngineOutput::InputDelta { text } => {
                 calls.last_mut().expect("a call is open").1.push_str(&text)
             }
             EngineOutput::RefusalDelta { .. } | EngineOutput::ReasoningDelta { .. } => {}
@@ -384,7 +378,7 @@ fn required_and_named_calls_have_arguments_of_their_schema() {
     };
     for (choice, name) in [
         (ToolChoice::Required, None),
-        (ToolChoice::Function("add".into()), Some("add")),
+        (ToolChoice::Tool("add".into()), Some("add")),
     ] {
         let mut turn = request(None, &[&user("What is the weather in Rome?")]);
         turn.tools = all();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use turnwire_protocol::engine::{EngineFailureKind, TurnRequest};
 use turnwire_protocol::item::Item;
-use turnwire_protocol::tool::Tools;
+use turnwire_protocol::tool::{Tool, Tools};
 
 use self::marks::Marks;
 use self::messages::Message;
@@ -98,7 +98,7 @@ impl ChatFormat {
     pub fn head(&self, instructions: Option<&str>, tools: &Tools) -> Result<Text, Refusal> {
         let mut instructions = instructions.map(|text| self.marks.mark(text).into_owned());
         let mut native_tools = None;
-        if !tools.functions.is_empty() {
+        if tools.offered.iter().any(Tool::is_function) {
             if self.shape.native_calls.is_some() {
                 native_tools = Some(tools::to_value(tools, &self.marks)?);
             } else {

@@ -12,7 +12,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use turnwire_protocol::engine::EngineFailureKind;
-use turnwire_protocol::tool::Tools;
+use turnwire_protocol::tool::{Tool, ToolKind, Tools};
 
 use self::schema::Schema;
 use crate::format::{CALL_CLOSE, CALL_OPEN, CallStyle, PYTHON_TAG, THINK_CLOSE, THINK_OPEN};
@@ -50,7 +50,7 @@ pub(crate) struct Grammar<'a> {
 impl Grammar<'_> {
     /// The grammar, or none if any text will do.
     pub(crate) fn lark(&self) -> Result<Option<String>, Refusal> {
-        let no_tools = self.calls.tools.functions.is_empty();
+        let no_tools = !self.calls.tools.offered.iter().any(Tool::is_function);
         if no_tools && matches!(self.answer, Answer::Text) {
             return Ok(None);
         }
@@ -118,7 +118,7 @@ impl Grammar<'_> {
             Answer::Object | Answer::Schema(_) if offers && llama => {
                 let mut either = vec![self.answer_schema()?];
                 for &i in self.calls.offered {
-                    let name = &self.calls.tools.functions[i].name;
+                    let name = &self.calls.tools.offered[i].name.qualified();
                     let key = self.manner.style.arguments_key();
                     either.push(self.arguments_schema(i)?.into_call(name, key));
                 }
@@ -159,7 +159,7 @@ impl Grammar<'_> {
         };
         let (mut first, mut call) = (Vec::new(), Vec::new());
         for &i in self.calls.offered {
-            let name = serde_json::json!(&*self.calls.tools.functions[i].name);
+            let name = serde_json::json!(&*self.calls.tools.offered[i].name.qualified());
             let key = style.arguments_key();
             let head = format!("{}{{\"name\": {name}, \"{key}\": ", inside[0]);
             let arguments = format!("arguments_{i}");
@@ -243,9 +243,9 @@ pub(crate) fn blame(
         Some(invalid_schema(param, reason(&error)))
     };
     let alone = || {
-        for i in 0..tools.functions.len() {
+        for i in (0..tools.offered.len()).filter(|&i| tools.offered[i].is_function()) {
             let schema = arguments_schema(tools, i, bounds)?;
-            if let Some(refusal) = refused(schema, &parameters_of(i)) {
+            if let Some(refusal) = refused(schema, &parameters_of(&tools.offered[i])) {
                 return Err(refusal);
             }
         }
@@ -270,24 +270,23 @@ fn reason(error: &str) -> &str {
     reason.lines().next().unwrap_or(reason)
 }
 
-fn parameters_of(i: usize) -> String {
-    format!("tools[{i}].parameters")
+fn parameters_of(tool: &Tool) -> String {
+    format!("{}.parameters", tool.path)
 }
 
 const FORMAT_SCHEMA: &str = "text.format.schema";
 
 fn arguments_schema(tools: &Tools, i: usize, bounds: Bounds) -> Result<Schema, Refusal> {
-    let tool = &tools.functions[i];
-    let schema = match &tool.parameters {
+    let tool = &tools.offered[i];
+    let ToolKind::Function { parameters, strict } = &tool.kind else {
+        return Ok(Schema::any_object(bounds));
+    };
+    let schema = match parameters {
         Some(parameters) => Schema::parse_arguments(parameters, bounds)
-            .map_err(|error| invalid_schema(&parameters_of(i), &error))?,
+            .map_err(|error| invalid_schema(&parameters_of(tool), &error))?,
         None => Schema::any_object(bounds),
     };
-    Ok(if tool.strict {
-        schema
-    } else {
-        schema.lenient()
-    })
+    Ok(if *strict { schema } else { schema.lenient() })
 }
 
 fn answer_schema(answer: Answer<'_>, bounds: Bounds) -> Result<Schema, Refusal> {

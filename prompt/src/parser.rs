@@ -18,6 +18,7 @@ mod tape;
 use std::sync::Arc;
 
 use turnwire_protocol::engine::{EngineOutput, ItemStart, TokenLogprob};
+use turnwire_protocol::tool::ToolName;
 
 use self::header::Header;
 use self::tape::Tape;
@@ -49,7 +50,7 @@ pub(crate) struct Syntax {
     pub llama: bool,
     pub arguments_key: &'static str,
     /// The functions that may be called; the call of any other is text.
-    pub names: Arc<[Arc<str>]>,
+    pub names: Arc<[ToolName]>,
     pub reasoning: Reasoning,
 }
 
@@ -307,9 +308,9 @@ impl OutputParser {
         match header::read(bytes, self.syntax.arguments_key) {
             Header::Partial => return false,
             Header::Complete { name, arguments } => {
-                if let Some(name) = self.declared(&name) {
+                if let Some(tool) = self.declared(&name) {
                     self.tape.skip(lead + arguments);
-                    self.start_item(ItemStart::FunctionCall { name }, out);
+                    self.start_item(ItemStart::FunctionCall { tool }, out);
                     self.state = State::Arguments {
                         depth: 0,
                         string: StringState::Outside,
@@ -335,9 +336,9 @@ impl OutputParser {
         };
         let call = header::read_whole(&bytes[..length], self.syntax.arguments_key)
             .and_then(|(name, arguments)| Some((self.declared(&name)?, arguments)));
-        if let Some((name, text)) = call {
+        if let Some((tool, text)) = call {
             self.tape.skip(lead + length + CALL_CLOSE.len());
-            self.start_item(ItemStart::FunctionCall { name }, out);
+            self.start_item(ItemStart::FunctionCall { tool }, out);
             out.push(EngineOutput::ArgumentsDelta { text });
             self.end_item(out);
             self.state = State::Gap(Gap::AfterCall);
@@ -347,8 +348,9 @@ impl OutputParser {
         true
     }
 
-    fn declared(&self, name: &str) -> Option<Arc<str>> {
-        self.syntax.names.iter().find(|n| &***n == name).cloned()
+    fn declared(&self, name: &str) -> Option<ToolName> {
+        let mut names = self.syntax.names.iter();
+        names.find(|tool| *tool.qualified() == *name).cloned()
     }
 
     /// What looked like a call is text up to where the call seemed to begin.

@@ -1,9 +1,7 @@
 //! From a turn's choice of tools and output format to what the model is held to.
 
-use std::sync::Arc;
-
 use turnwire_protocol::engine::{EngineFailureKind, TextFormat, TurnRequest};
-use turnwire_protocol::tool::ToolChoice;
+use turnwire_protocol::tool::{Tool, ToolChoice};
 
 use crate::format::CallStyle;
 use crate::grammar::{Answer, Calls, Grammar};
@@ -32,19 +30,19 @@ pub(crate) struct Manner {
 }
 
 pub(crate) fn plan(request: &TurnRequest, manner: &Manner) -> Result<Plan, Refusal> {
-    let functions = &request.tools.functions;
-    let allowed = |name: &Arc<str>| match &request.tool_choice {
+    let tools = &request.tools.offered;
+    let allowed = |tool: &Tool| match &request.tool_choice {
         ToolChoice::None => false,
         ToolChoice::Auto | ToolChoice::Required => true,
-        ToolChoice::Function(chosen) => name == chosen,
-        ToolChoice::Allowed { names, .. } => names.contains(name),
+        ToolChoice::Tool(chosen) => tool.name == *chosen,
+        ToolChoice::Allowed { names, .. } => names.contains(&tool.name),
     };
-    let offered: Vec<usize> = (0..functions.len())
-        .filter(|&i| allowed(&functions[i].name))
+    let offered: Vec<usize> = (0..tools.len())
+        .filter(|&i| tools[i].is_function() && allowed(&tools[i]))
         .collect();
     let must_call = matches!(
         request.tool_choice,
-        ToolChoice::Required | ToolChoice::Function(_) | ToolChoice::Allowed { required: true, .. }
+        ToolChoice::Required | ToolChoice::Tool(_) | ToolChoice::Allowed { required: true, .. }
     );
     if must_call && offered.is_empty() {
         return Err(Refusal {
@@ -59,7 +57,7 @@ pub(crate) fn plan(request: &TurnRequest, manner: &Manner) -> Result<Plan, Refus
         offered: &offered,
         must: must_call,
         most: match request.tool_choice {
-            ToolChoice::Function(_) => 1,
+            ToolChoice::Tool(_) => 1,
             _ if request.parallel_tool_calls && manner.parallel_calls => manner.bounds.calls,
             _ => 1,
         },
@@ -75,10 +73,7 @@ pub(crate) fn plan(request: &TurnRequest, manner: &Manner) -> Result<Plan, Refus
         opening: &opening,
     }
     .lark()?;
-    let names = offered
-        .iter()
-        .map(|&i| Arc::clone(&functions[i].name))
-        .collect();
+    let names = offered.iter().map(|&i| tools[i].name.clone()).collect();
     let syntax = Syntax {
         llama: matches!(manner.style, CallStyle::Llama { .. }),
         arguments_key: manner.style.arguments_key(),
@@ -108,7 +103,7 @@ fn opening(calls: &Calls<'_>, style: &CallStyle) -> String {
     let call = format!("{}{{\"name\":", style.before_call());
     match calls.offered {
         [only] => {
-            let name = serde_json::json!(&*calls.tools.functions[*only].name);
+            let name = serde_json::json!(&*calls.tools.offered[*only].name.qualified());
             format!("{call} {name}, \"{}\":", style.arguments_key())
         }
         _ => call,

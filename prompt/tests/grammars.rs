@@ -12,7 +12,7 @@ use turnwire_prompt::format::ChatFormat;
 use turnwire_prompt::{Bounds, Plan, SpecialTokens};
 use turnwire_protocol::engine::{TextFormat, TurnRequest};
 use turnwire_protocol::id::ResponseId;
-use turnwire_protocol::tool::{FunctionTool, ToolChoice, Tools};
+use turnwire_protocol::tool::{Tool, ToolChoice, ToolKind, Tools};
 
 const QWEN2: &str = include_str!("templates/qwen2.jinja");
 const QWEN3: &str = include_str!("templates/qwen3.jinja");
@@ -124,21 +124,16 @@ impl Vocabulary {
     }
 }
 
-fn tool(name: &str, parameters: &str) -> FunctionTool {
-    FunctionTool {
-        name: name.into(),
-        description: None,
-        parameters: (!parameters.is_empty()).then(|| Bytes::from(parameters.to_owned())),
-        strict: false,
-        may_wait: false,
-    }
+fn tool(name: &str, parameters: &str) -> Tool {
+    let parameters = (!parameters.is_empty()).then(|| Bytes::from(parameters.to_owned()));
+    Tool::function(name, parameters)
 }
 
-fn request(functions: Vec<FunctionTool>, tool_choice: ToolChoice) -> TurnRequest {
+fn request(tools: Vec<Tool>, tool_choice: ToolChoice) -> TurnRequest {
     TurnRequest {
         tools: Tools {
             raw: Bytes::from_static(b"[]"),
-            functions: functions.into(),
+            offered: tools.into(),
         },
         tool_choice,
         temperature: 0.0,
@@ -148,7 +143,7 @@ fn request(functions: Vec<FunctionTool>, tool_choice: ToolChoice) -> TurnRequest
 
 const WEATHER: &str = r#"{"$schema":"https://json-schema.org/draft/2020-12/schema","title":"Weather","type":"object","properties":{"city":{"type":"string"},"unit":{"enum":["C","F"]},"days":{"type":"integer","minimum":1,"maximum":14}},"required":["city","unit"]}"#;
 
-fn weather_and_time() -> Vec<FunctionTool> {
+fn weather_and_time() -> Vec<Tool> {
     vec![
         tool("get_weather", WEATHER),
         tool("get_time", r#"{"type":"object","properties":{}}"#),
@@ -217,7 +212,7 @@ fn a_forced_call_begins_where_the_opening_ends() {
     one.parallel_tool_calls = false;
     vocabulary.refuses(&format.plan(&one).unwrap(), &[two]);
 
-    let choice = ToolChoice::Function("get_weather".into());
+    let choice = ToolChoice::Tool("get_weather".into());
     let plan = format.plan(&request(weather_and_time(), choice)).unwrap();
     assert_eq!(
         plan.opening,
@@ -508,7 +503,7 @@ fn bounds_hold_where_a_schema_has_none() {
     };
     let format = vocabulary.format(None).with_bounds(bounds);
     let schema = r#"{"type":"object","properties":{"s":{"type":"string"},"a":{"type":"array"},"o":{"type":"object"},"i":{"type":"integer"},"f":{"type":"string","maxLength":7}}}"#;
-    let choice = ToolChoice::Function("f".into());
+    let choice = ToolChoice::Tool("f".into());
     let plan = format
         .plan(&request(vec![tool("f", schema)], choice))
         .unwrap();
@@ -580,7 +575,7 @@ fn schemas_are_taken_as_clients_send_them() {
         ),
     ];
     for (schema, arguments) in cases {
-        let choice = ToolChoice::Function("f".into());
+        let choice = ToolChoice::Tool("f".into());
         let plan = format
             .plan(&request(vec![tool("f", schema)], choice))
             .unwrap();
@@ -607,11 +602,15 @@ fn a_schema_that_cannot_be_enforced_is_named() {
         (refusal.param.unwrap(), refusal.message)
     };
 
-    let mut strict = tool(
-        "f",
-        r#"{"type":"object","properties":{"a":{"type":"array","uniqueItems":true}}}"#,
-    );
-    strict.strict = true;
+    let unique = r#"{"type":"object","properties":{"a":{"type":"array","uniqueItems":true}}}"#;
+    let strict = Tool {
+        kind: ToolKind::Function {
+            parameters: Some(Bytes::from_static(unique.as_bytes())),
+            strict: true,
+        },
+        path: "tools[2]".into(),
+        ..tool("f", unique)
+    };
     let mut functions = weather_and_time();
     functions.push(strict);
     assert_eq!(

@@ -9,7 +9,7 @@ use turnwire_prompt::format::ChatFormat;
 use turnwire_prompt::parser::OutputParser;
 use turnwire_protocol::engine::{EngineOutput, ItemStart, TokenLogprob, TurnRequest};
 use turnwire_protocol::id::ResponseId;
-use turnwire_protocol::tool::{FunctionTool, ToolChoice, Tools};
+use turnwire_protocol::tool::{Tool, ToolChoice, Tools};
 
 const QWEN2: &str = include_str!("templates/qwen2.jinja");
 const QWEN3: &str = include_str!("templates/qwen3.jinja");
@@ -22,17 +22,11 @@ fn parser(template: &str, tool_choice: ToolChoice) -> OutputParser {
         end_of_turn: "<|end|>".to_owned(),
         ..SpecialTokens::default()
     };
-    let tool = |name: &str| FunctionTool {
-        name: name.into(),
-        description: None,
-        parameters: None,
-        strict: false,
-        may_wait: false,
-    };
+    let tool = |name: &str| Tool::function(name, None);
     let request = TurnRequest {
         tools: Tools {
             raw: Bytes::from_static(b"[]"),
-            functions: vec![tool("f"), tool("g")].into(),
+            offered: vec![tool("f"), tool("g")].into(),
         },
         tool_choice,
         temperature: 0.0,
@@ -63,12 +57,14 @@ fn items(mut parser: OutputParser, pieces: &[&[u8]], complete: bool) -> Vec<Stri
                 items.push(match start {
                     ItemStart::Message => "message ".to_owned(),
                     ItemStart::Reasoning => "reasoning ".to_owned(),
-                    ItemStart::FunctionCall { name } => format!("call {name} "),
+                    ItemStart::FunctionCall { tool } => format!("call {} ", tool.qualified()),
+                    ItemStart::CustomToolCall { tool } => format!("custom {} ", tool.qualified()),
                 });
             }
             EngineOutput::TextDelta { text, .. }
             | EngineOutput::ReasoningDelta { text }
-            | EngineOutput::ArgumentsDelta { text } => {
+            | EngineOutput::ArgumentsDelta { text }
+            | EngineOutput::InputDelta { text } => {
                 assert!(open && !text.is_empty());
                 items.last_mut().unwrap().push_str(&text);
             }
@@ -147,7 +143,7 @@ fn a_forced_call_begins_in_the_prompt() {
         ),
         ["call g {\"a\": 1}"]
     );
-    let named = || parser(QWEN2, ToolChoice::Function("f".into()));
+    let named = || parser(QWEN2, ToolChoice::Tool("f".into()));
     assert_eq!(
         whole(named(), " {\"a\": [1]}}\n</tool_call>"),
         ["call f {\"a\": [1]}"]
@@ -269,7 +265,9 @@ fn deltas_come_as_soon_as_they_are_certain() {
         let out: Vec<String> = out
             .iter()
             .map(|output| match output {
-                EngineOutput::ItemStarted(ItemStart::FunctionCall { name }) => format!("+{name}"),
+                EngineOutput::ItemStarted(ItemStart::FunctionCall { tool }) => {
+                    format!("+{}", tool.qualified())
+                }
                 EngineOutput::ItemStarted(start) => format!("+{start:?}"),
                 EngineOutput::ItemDone => "-".to_owned(),
                 EngineOutput::TextDelta { text, .. }

@@ -97,7 +97,7 @@ impl Connection {
         for output in [
             EngineOutput::Started,
             EngineOutput::ItemStarted(ItemStart::FunctionCall {
-                name: "multiply".into(),
+                tool: "multiply".into(),
             }),
             delta("{\"a\":"),
             delta("12,"),

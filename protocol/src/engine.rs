@@ -17,7 +17,7 @@ use bytes::Bytes;
 use crate::chain::{Chain, EngineState};
 use crate::id::ResponseId;
 use crate::item::Item;
-use crate::tool::{ToolChoice, Tools};
+use crate::tool::{ToolChoice, ToolName, Tools};
 
 /// One turn: continue `parent` by `input`.
 #[derive(Clone, Debug)]
@@ -114,8 +114,12 @@ pub enum EngineOutput {
     ReasoningDelta {
         text: String,
     },
-    /// A piece of the open call's `arguments`.
+    /// A piece of the open function call's `arguments`.
     ArgumentsDelta {
+        text: String,
+    },
+    /// A piece of the open custom call's `input`.
+    InputDelta {
         text: String,
     },
     /// The open item is complete.
@@ -132,7 +136,8 @@ pub enum EngineOutput {
 pub enum ItemStart {
     Message,
     Reasoning,
-    FunctionCall { name: Arc<str> },
+    FunctionCall { tool: ToolName },
+    CustomToolCall { tool: ToolName },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

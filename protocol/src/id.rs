@@ -47,6 +47,7 @@ impl fmt::Debug for ResponseId {
 pub const MESSAGE: &str = "msg";
 pub const REASONING: &str = "rs";
 pub const FUNCTION_CALL: &str = "fc";
+pub const CUSTOM_CALL: &str = "ctc";
 pub const CALL: &str = "call";
 
 /// An id with one of the prefixes above.

@@ -12,7 +12,7 @@ use crate::event::Outlet;
 use crate::id::{self, IdSource};
 use crate::item::{Item, ItemKind};
 use crate::json::{self, Object};
-use crate::tool::FunctionTool;
+use crate::tool::{Tool, ToolName};
 
 /// Bytes of text in one delta at the most, so that no lane holds the others up for longer than it
 /// takes to write that much. A piece of an engine that is longer becomes several deltas. Escaped
@@ -31,10 +31,11 @@ pub(crate) struct OpenItem {
 enum Body {
     Message(Option<Part>),
     Reasoning(Option<Part>),
-    FunctionCall {
+    Call {
         call: PendingCall,
-        name: Arc<str>,
-        arguments: Escaped,
+        tool: ToolName,
+        /// The `arguments` of a function call, the `input` of a custom one.
+        text: Escaped,
     },
 }
 
@@ -80,22 +81,23 @@ impl OpenItem {
         Self { id, index, body }
     }
 
-    /// A call of `tool`, or of a function that is not among the tools.
-    pub(crate) fn function_call(
+    /// A call of `tool`, which `offered` describes unless it is not among the tools.
+    pub(crate) fn call(
         index: usize,
         ids: &mut dyn IdSource,
-        name: Arc<str>,
-        tool: Option<&FunctionTool>,
+        kind: CallKind,
+        tool: ToolName,
+        offered: Option<&Tool>,
     ) -> Self {
-        let id = id::mint(id::FUNCTION_CALL, ids);
-        let body = Body::FunctionCall {
+        let id = id::mint(kind.id_prefix(), ids);
+        let body = Body::Call {
             call: PendingCall {
                 call_id: id::mint(id::CALL, ids).into(),
-                kind: CallKind::Function,
-                may_wait: tool.is_some_and(|tool| tool.may_wait),
+                kind,
+                may_wait: offered.is_some_and(|tool| tool.may_wait),
             },
-            name,
-            arguments: Escaped::default(),
+            tool,
+            text: Escaped::default(),
         };
         Self { id, index, body }
     }
@@ -139,21 +141,23 @@ impl OpenItem {
         Ok(())
     }
 
-    pub(crate) fn arguments_delta(
+    /// Text of a call: of its arguments, or of its input.
+    pub(crate) fn call_delta(
         &mut self,
         outlet: &mut Outlet<'_>,
+        kind: CallKind,
         text: &str,
     ) -> Result<(), WrongPiece> {
-        let Body::FunctionCall { arguments, .. } = &mut self.body else {
-            return Err(WrongPiece);
+        let said = match &mut self.body {
+            Body::Call { call, text, .. } if call.kind == kind => text,
+            _ => return Err(WrongPiece),
         };
-        let name = "response.function_call_arguments.delta";
         let mut text = text;
         while !text.is_empty() {
             let (piece, rest) = split_delta(text);
-            outlet.event(name, piece.len(), |event| {
+            outlet.event(kind.delta(), piece.len(), |event| {
                 place(event, &self.id, self.index);
-                arguments.push(piece, event.name("delta"));
+                said.push(piece, event.name("delta"));
             });
             text = rest;
         }
@@ -187,7 +191,7 @@ impl OpenItem {
             event.raw("item", item.raw());
         });
         let call = match self.body {
-            Body::FunctionCall { call, .. } => Some(PendingCall {
+            Body::Call { call, .. } => Some(PendingCall {
                 // Nobody has to answer a call that was cut off, but an answer is accepted.
                 may_wait: call.may_wait || ending == Ending::Incomplete,
                 ..call
@@ -202,7 +206,7 @@ impl OpenItem {
             Body::Message(part) | Body::Reasoning(part) => {
                 part.as_ref().filter(|part| part.kind == kind)
             }
-            Body::FunctionCall { .. } => None,
+            Body::Call { .. } => None,
         }
     }
 
@@ -248,15 +252,15 @@ impl OpenItem {
                     part.write(event.name("part"));
                 });
             }
-            Body::FunctionCall {
-                name, arguments, ..
-            } => {
-                let capacity = arguments.len() + name.len();
-                outlet.event("response.function_call_arguments.done", capacity, |event| {
+            Body::Call { call, tool, text } => {
+                let capacity = text.len() + tool.name.len();
+                outlet.event(call.kind.done(), capacity, |event| {
                     place(event, &self.id, self.index);
-                    // Documented by older versions only; newer clients ignore it.
-                    event.value("name", &**name);
-                    arguments.write(event.name("arguments"));
+                    if call.kind == CallKind::Function {
+                        // Documented by older versions only; newer clients ignore it.
+                        event.value("name", &*tool.name);
+                    }
+                    text.write(event.name(call.kind.text_member()));
                 });
             }
         }
@@ -268,9 +272,7 @@ impl OpenItem {
         let (kind, call_id) = match &self.body {
             Body::Message(_) => (ItemKind::Message, None),
             Body::Reasoning(_) => (ItemKind::Reasoning, None),
-            Body::FunctionCall { call, .. } => {
-                (ItemKind::FunctionCall, Some(Arc::clone(&call.call_id)))
-            }
+            Body::Call { call, .. } => (call.kind.item_kind(), Some(Arc::clone(&call.call_id))),
         };
         Item::new(raw.into(), kind, &self.id, call_id)
     }
@@ -293,16 +295,15 @@ impl OpenItem {
                 item.raw("summary", b"[]");
                 write_content(&mut item, part.as_ref());
             }
-            Body::FunctionCall {
-                call,
-                name,
-                arguments,
-            } => {
-                item.value("type", "function_call");
+            Body::Call { call, tool, text } => {
+                item.value("type", call.kind.name());
                 item.value("status", status);
                 item.value("call_id", &*call.call_id);
-                item.value("name", &**name);
-                arguments.write(item.name("arguments"));
+                item.value("name", &*tool.name);
+                if let Some(namespace) = &tool.namespace {
+                    item.value("namespace", &**namespace);
+                }
+                text.write(item.name(call.kind.text_member()));
                 if call.may_wait {
                     item.value("async", &true);
                 }
@@ -318,14 +319,60 @@ impl Body {
             Self::Message(part) | Self::Reasoning(part) => {
                 part.as_mut().filter(|part| part.kind == kind)
             }
-            Self::FunctionCall { .. } => None,
+            Self::Call { .. } => None,
         }
     }
 
     fn size(&self) -> usize {
         match self {
             Self::Message(part) | Self::Reasoning(part) => part.as_ref().map_or(0, Part::size),
-            Self::FunctionCall { arguments, .. } => arguments.len(),
+            Self::Call { text, .. } => text.len(),
+        }
+    }
+}
+
+impl CallKind {
+    fn id_prefix(self) -> &'static str {
+        match self {
+            Self::Function => id::FUNCTION_CALL,
+            Self::Custom => id::CUSTOM_CALL,
+        }
+    }
+
+    fn item_kind(self) -> ItemKind {
+        match self {
+            Self::Function => ItemKind::FunctionCall,
+            Self::Custom => ItemKind::CustomToolCall,
+        }
+    }
+
+    /// The `type` of its item.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Function => "function_call",
+            Self::Custom => "custom_tool_call",
+        }
+    }
+
+    fn delta(self) -> &'static str {
+        match self {
+            Self::Function => "response.function_call_arguments.delta",
+            Self::Custom => "response.custom_tool_call_input.delta",
+        }
+    }
+
+    fn done(self) -> &'static str {
+        match self {
+            Self::Function => "response.function_call_arguments.done",
+            Self::Custom => "response.custom_tool_call_input.done",
+        }
+    }
+
+    /// Where its text stands, in the item and in the `done` event.
+    fn text_member(self) -> &'static str {
+        match self {
+            Self::Function => "arguments",
+            Self::Custom => "input",
         }
     }
 }

@@ -15,29 +15,99 @@ use crate::field::{Field, Path, members};
 pub struct Tools {
     /// The `tools` array byte for byte as the client sent it, `[]` when it sent none.
     pub raw: Bytes,
-    /// The function tools in it, in order. Tools of other types are echoed but not offered.
-    pub functions: Arc<[FunctionTool]>,
+    /// The tools in it that the model is offered, in order: functions and custom tools, those of
+    /// namespaces included. Tools of other types are echoed but not offered.
+    pub offered: Arc<[Tool]>,
 }
 
 impl Default for Tools {
     fn default() -> Self {
         Self {
             raw: Bytes::from_static(b"[]"),
-            functions: Arc::default(),
+            offered: Arc::default(),
         }
     }
 }
 
-/// A tool of type `function`.
+/// A tool that the model may call and the client runs.
 #[derive(Clone, Debug)]
-pub struct FunctionTool {
-    pub name: Arc<str>,
+pub struct Tool {
+    pub name: ToolName,
     pub description: Option<Arc<str>>,
-    /// A JSON Schema object as the client sent it; none means any object.
-    pub parameters: Option<Bytes>,
-    pub strict: bool,
+    pub kind: ToolKind,
     /// `async`: the result may come in a later turn than the next one.
     pub may_wait: bool,
+    /// Where the request says all this, such as `tools[3]`; for messages.
+    pub path: Arc<str>,
+}
+
+impl Tool {
+    /// A function that is all of `tools`, with nothing said of it but its name and parameters.
+    pub fn function(name: &str, parameters: Option<Bytes>) -> Self {
+        Self {
+            name: name.into(),
+            description: None,
+            kind: ToolKind::Function {
+                parameters,
+                strict: false,
+            },
+            may_wait: false,
+            path: "tools[0]".into(),
+        }
+    }
+
+    pub fn is_function(&self) -> bool {
+        matches!(self.kind, ToolKind::Function { .. })
+    }
+}
+
+/// What a call names. Equal names in different namespaces are different tools.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ToolName {
+    pub namespace: Option<Arc<str>>,
+    pub name: Arc<str>,
+}
+
+#[derive(Clone, Debug)]
+pub enum ToolKind {
+    Function {
+        /// A JSON Schema object as the client sent it; none means any object.
+        parameters: Option<Bytes>,
+        strict: bool,
+    },
+    /// The model writes free text rather than JSON arguments.
+    Custom(CustomFormat),
+}
+
+/// What the input of a custom tool is held to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CustomFormat {
+    Text,
+    /// A grammar in Lark's notation.
+    Lark(Arc<str>),
+    /// A regular expression that the whole input matches.
+    Regex(Arc<str>),
+}
+
+impl From<&str> for ToolName {
+    /// A name outside all namespaces.
+    fn from(name: &str) -> Self {
+        Self {
+            namespace: None,
+            name: name.into(),
+        }
+    }
+}
+
+impl ToolName {
+    /// The one word by which a model calls it: the name, behind its namespace and two underscores
+    /// if it has one.
+    pub fn qualified(&self) -> Arc<str> {
+        match &self.namespace {
+            Some(namespace) => format!("{namespace}__{}", self.name).into(),
+            None => Arc::clone(&self.name),
+        }
+    }
 }
 
 /// `tool_choice`.
@@ -47,11 +117,11 @@ pub enum ToolChoice {
     Auto,
     None,
     Required,
-    /// Exactly this function must be called.
-    Function(Arc<str>),
-    /// Only these functions may be called; `required` says whether one must be.
+    /// Exactly this tool must be called.
+    Tool(ToolName),
+    /// Only these tools may be called; `required` says whether one must be.
     Allowed {
-        names: Arc<[Arc<str>]>,
+        names: Arc<[ToolName]>,
         required: bool,
     },
 }
@@ -130,7 +200,7 @@ impl ToolsRead {
                 not_offered: NotOffered::default(),
             });
         };
-        let mut functions = Vec::new();
+        let mut offered = Vec::new();
         let mut not_offered = NotOffered::default();
         let mut echo = vec![b'['];
         for (index, raw) in field.array()?.into_iter().enumerate() {
@@ -139,7 +209,7 @@ impl ToolsRead {
             }
             let path = Path::Index(&field.path, index);
             match AnyTool::read(Field { raw, path }, message, &mut echo)? {
-                AnyTool::Function(function) => functions.push(function),
+                AnyTool::Offered(tool) => offered.push(tool),
                 AnyTool::Other(_) if strict => {
                     let problem = "this server cannot run tools of this type";
                     let path = Path::Member(&path, "type");
@@ -151,7 +221,7 @@ impl ToolsRead {
         echo.push(b']');
         let tools = Tools {
             raw: message.slice_ref(field.text().as_bytes()),
-            functions: functions.into(),
+            offered: offered.into(),
         };
         Ok(Self {
             tools,
@@ -163,7 +233,7 @@ impl ToolsRead {
 
 /// One of the `tools`.
 enum AnyTool<'a> {
-    Function(FunctionTool),
+    Offered(Tool),
     /// Its `type`, which is another one.
     Other(Cow<'a, str>),
 }
@@ -213,12 +283,15 @@ impl<'a> AnyTool<'a> {
             echo.extend_from_slice(name.as_bytes());
             echo.extend_from_slice(b"\":null}");
         }
-        Ok(Self::Function(FunctionTool {
-            name: text.into(),
+        Ok(Self::Offered(Tool {
+            name: ToolName::from(&*text),
             description: description.map(|text| text.into()),
-            parameters,
-            strict: strict.unwrap_or(true),
+            kind: ToolKind::Function {
+                parameters,
+                strict: strict.unwrap_or(true),
+            },
             may_wait: may_wait.unwrap_or(false),
+            path: tool.path.to_string().into(),
         }))
     }
 }
@@ -235,7 +308,7 @@ impl ToolChoice {
             return match field.one_of(&["none", "auto", "required"])? {
                 "none" => Ok(Self::None),
                 "auto" => Ok(Self::Auto),
-                _ if tools.functions.is_empty() => {
+                _ if tools.offered.is_empty() => {
                     let problem = "'required' needs a tool of type 'function' in 'tools'";
                     Err(Failure::unsupported_value(field.path, problem))
                 }
@@ -248,9 +321,9 @@ impl ToolChoice {
             "function" => {
                 let name = required("name", members.name)?;
                 offered(name, |text| {
-                    tools.functions.iter().find(|tool| &*tool.name == text)
+                    tools.offered.iter().find(|tool| &*tool.name.name == text)
                 })
-                .map(Self::Function)
+                .map(Self::Tool)
             }
             "allowed_tools" => {
                 let mode = required("mode", members.mode)?.one_of(&["auto", "required"])?;
@@ -269,11 +342,11 @@ impl ToolChoice {
 
 /// The functions that `allowed_tools` lists. Tools that are not offered anyway are passed over,
 /// but something must be left.
-fn allowed_functions(field: Field<'_, '_>, tools: &Tools) -> Result<Arc<[Arc<str>]>, Failure> {
-    let by_name: HashMap<&str, &FunctionTool> = tools
-        .functions
+fn allowed_functions(field: Field<'_, '_>, tools: &Tools) -> Result<Arc<[ToolName]>, Failure> {
+    let by_name: HashMap<&str, &Tool> = tools
+        .offered
         .iter()
-        .map(|tool| (&*tool.name, tool))
+        .map(|tool| (&*tool.name.name, tool))
         .collect();
     let mut names = Vec::new();
     for (index, raw) in field.array()?.into_iter().enumerate() {
@@ -294,11 +367,11 @@ fn allowed_functions(field: Field<'_, '_>, tools: &Tools) -> Result<Arc<[Arc<str
 /// The name of a function that must be among the tools.
 fn offered<'t>(
     name: Field<'_, '_>,
-    find: impl FnOnce(&str) -> Option<&'t FunctionTool>,
-) -> Result<Arc<str>, Failure> {
+    find: impl FnOnce(&str) -> Option<&'t Tool>,
+) -> Result<ToolName, Failure> {
     let text = name.string()?;
     match find(&text) {
-        Some(tool) => Ok(Arc::clone(&tool.name)),
+        Some(tool) => Ok(tool.name.clone()),
         None => {
             let problem = format!("there is no function '{}' in 'tools'", Shown(&text));
             Err(Failure::invalid_value(name.path, problem))

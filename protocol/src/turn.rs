@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::action::Action;
-use crate::chain::{Chain, EngineState, PendingCall, PendingCalls};
+use crate::chain::{CallKind, Chain, EngineState, PendingCall, PendingCalls};
 use crate::create::CreateRequest;
 use crate::engine::{EngineOutput, FinishReason, ItemStart, TurnRequest, Usage};
 use crate::event::{Event, Outlet, Sequence};
@@ -18,7 +18,7 @@ use crate::pending;
 use crate::response::{Moment, ResponseObject};
 use crate::session::Now;
 use crate::steer::{Steer, SteerRefusal};
-use crate::tool::FunctionTool;
+use crate::tool::{Tool, ToolName};
 
 /// A turn whose engine was asked to start.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Turn {
     response: ResponseObject,
     sequence: Sequence,
     input: Arc<[Item]>,
-    functions: Arc<[FunctionTool]>,
+    tools: Arc<[Tool]>,
     parent: Option<Chain>,
     /// Calls of the chain that are open after the input.
     pending: PendingCalls,
@@ -76,7 +76,7 @@ impl Turn {
             },
             sequence: Sequence::new(lane),
             input: request.input.clone(),
-            functions: request.tools.functions.clone(),
+            tools: request.tools.offered.clone(),
             parent: parent.clone(),
             pending,
             store: request.store,
@@ -177,13 +177,15 @@ impl Turn {
         match (piece, &mut self.open) {
             (EngineOutput::ItemStarted(start), open @ None) if self.generate => {
                 let index = self.output.len();
+                let mut call = |kind, name: ToolName| {
+                    let tool = self.tools.iter().find(|tool| tool.name == name);
+                    OpenItem::call(index, ids, kind, name, tool)
+                };
                 let item = match start {
                     ItemStart::Message => OpenItem::message(index, ids),
                     ItemStart::Reasoning => OpenItem::reasoning(index, ids),
-                    ItemStart::FunctionCall { name } => {
-                        let tool = self.functions.iter().find(|tool| tool.name == name);
-                        OpenItem::function_call(index, ids, name, tool)
-                    }
+                    ItemStart::FunctionCall { tool } => call(CallKind::Function, tool),
+                    ItemStart::CustomToolCall { tool } => call(CallKind::Custom, tool),
                 };
                 item.announce(&mut outlet);
                 *open = Some(item);
@@ -199,7 +201,10 @@ impl Turn {
                 item.text_delta(&mut outlet, PartKind::ReasoningText, &text, &[])
             }
             (EngineOutput::ArgumentsDelta { text }, Some(item)) => {
-                item.arguments_delta(&mut outlet, &text)
+                item.call_delta(&mut outlet, CallKind::Function, &text)
+            }
+            (EngineOutput::InputDelta { text }, Some(item)) => {
+                item.call_delta(&mut outlet, CallKind::Custom, &text)
             }
             (EngineOutput::ItemDone, Some(_)) => {
                 self.close_item(Ending::Completed, actions);

@@ -1,7 +1,7 @@
 //! Every fixture is a template written in the style of a model family.
 
 use bytes::Bytes;
-use turnwire_protocol::tool::{FunctionTool, Tools};
+use turnwire_protocol::tool::{Tool, Tools};
 
 use proptest::strategy::Strategy;
 
@@ -96,18 +96,16 @@ fn items(json: &str) -> Vec<Item> {
 }
 
 fn tools(names: &[&str]) -> Tools {
-    let functions = names.iter().map(|name| FunctionTool {
-        name: (*name).into(),
+    let parameters = Bytes::from_static(
+        br#"{"type":"object","properties":{"zone":{"type":"string"},"at":{"type":"integer"}},"required":["zone"]}"#,
+    );
+    let functions = names.iter().map(|name| Tool {
         description: Some("Does it.".into()),
-        parameters: Some(Bytes::from_static(
-            br#"{"type":"object","properties":{"zone":{"type":"string"},"at":{"type":"integer"}},"required":["zone"]}"#,
-        )),
-        strict: true,
-        may_wait: false,
+        ..Tool::function(name, Some(parameters.clone()))
     });
     Tools {
         raw: Bytes::from_static(b"[]"),
-        functions: functions.collect(),
+        offered: functions.collect(),
     }
 }
 
@@ -509,13 +507,12 @@ proptest::proptest! {
                 ]).to_string());
                 let items: Vec<&Item> = items.iter().collect();
                 let mut tools = tools(&["f"]);
-                let tool = FunctionTool {
-                    name: text.into(),
+                let parameters = serde_json::json!({ "description": text, text: text });
+                let tool = Tool {
                     description: Some(text.into()),
-                    parameters: Some(Bytes::from(serde_json::json!({ "description": text, text: text }).to_string())),
-                    ..tools.functions[0].clone()
+                    ..Tool::function(text, Some(Bytes::from(parameters.to_string())))
                 };
-                tools.functions = vec![tool].into();
+                tools.offered = vec![tool].into();
                 let head = format.head(Some(text), &tools).unwrap();
                 let segment = format.segment(Before::Closed, &items, None).unwrap();
                 count(&head, &control) + count(&segment, &control)

@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
+use bytes::Bytes;
 use minijinja::value::ValueKind;
 use minijinja::{Value, context};
 
 use turnwire_protocol::engine::EngineFailureKind;
-use turnwire_protocol::tool::{FunctionTool, Tools};
+use turnwire_protocol::tool::{Tool, ToolKind, Tools};
 
 use super::calls::{CallStyle, RESULT_CLOSE, RESULT_OPEN};
 use super::marks::Marks;
@@ -16,26 +17,30 @@ use crate::Refusal;
 
 /// The `tools` that templates expect: what Chat Completions calls them.
 pub(super) fn to_value(tools: &Tools, marks: &Marks) -> Result<Value, Refusal> {
-    (0..tools.functions.len())
-        .map(|i| function_value(tools, i, marks))
-        .collect()
+    let functions = functions(tools).map(|(tool, parameters)| value(tool, parameters, marks));
+    functions.collect()
 }
 
-fn function_value(tools: &Tools, i: usize, marks: &Marks) -> Result<Value, Refusal> {
-    let tool: &FunctionTool = &tools.functions[i];
+/// The functions among the tools, with their parameters.
+fn functions(tools: &Tools) -> impl Iterator<Item = (&Tool, Option<&Bytes>)> {
+    tools.offered.iter().filter_map(|tool| match &tool.kind {
+        ToolKind::Function { parameters, .. } => Some((tool, parameters.as_ref())),
+        ToolKind::Custom(_) => None,
+    })
+}
+
+fn value(tool: &Tool, parameters: Option<&Bytes>, marks: &Marks) -> Result<Value, Refusal> {
+    let name = tool.name.qualified();
     // Straight from the bytes: the order of keys is part of what the model sees.
-    let parameters = match &tool.parameters {
+    let parameters = match parameters {
         Some(schema) => serde_json::from_slice(schema).map_err(|error| Refusal {
             kind: EngineFailureKind::Invalid,
-            message: format!(
-                "The parameters of the function '{}' are malformed: {error}",
-                tool.name
-            ),
-            param: Some(format!("tools[{i}].parameters")),
+            message: format!("The parameters of the function '{name}' are malformed: {error}"),
+            param: Some(format!("{}.parameters", tool.path)),
         })?,
         None => context! { type => "object", properties => context! {} },
     };
-    let mut function = vec![("name", Value::from(&*tool.name))];
+    let mut function = vec![("name", Value::from(&*name))];
     if let Some(description) = &tool.description {
         function.push(("description", Value::from(&**description)));
     }
@@ -50,9 +55,8 @@ fn function_value(tools: &Tools, i: usize, marks: &Marks) -> Result<Value, Refus
 /// Teaches a model to call functions, in as few words as a model of 135M parameters needs.
 pub(super) fn lesson(tools: &Tools, style: &CallStyle, marks: &Marks) -> Result<String, Refusal> {
     let mut text = "You can call these functions:\n<tools>\n".to_owned();
-    for i in 0..tools.functions.len() {
-        let tool = function_value(tools, i, marks)?;
-        text.push_str(&json(&tool));
+    for (tool, parameters) in functions(tools) {
+        text.push_str(&json(&value(tool, parameters, marks)?));
         text.push('\n');
     }
     let _ = write!(

@@ -329,9 +329,9 @@ impl Play {
                 Making::InMessage,
             ),
             (Making::BetweenItems, 80..=119) => {
-                let name = "f".into();
+                let tool = "f".into();
                 (
-                    EngineOutput::ItemStarted(ItemStart::FunctionCall { name }),
+                    EngineOutput::ItemStarted(ItemStart::FunctionCall { tool }),
                     Making::InCall,
                 )
             }
@@ -356,11 +356,11 @@ impl Play {
     }
 
     fn nonsense(&mut self, script: &mut Script<'_>, text: String) -> EngineOutput {
-        let name = "g".into();
+        let tool = "g".into();
         match script.next().unwrap_or(0) % 8 {
             0 => EngineOutput::Started,
             1 => EngineOutput::ItemStarted(ItemStart::Message),
-            2 => EngineOutput::ItemStarted(ItemStart::FunctionCall { name }),
+            2 => EngineOutput::ItemStarted(ItemStart::FunctionCall { tool }),
             3 => EngineOutput::ArgumentsDelta { text },
             4 => EngineOutput::ReasoningDelta { text },
             5 => EngineOutput::RefusalDelta { text },

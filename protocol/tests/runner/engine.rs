@@ -4,6 +4,7 @@ use turnwire_protocol::engine::{
     EngineFailure, EngineFailureKind, EngineOutput, FinishReason, ItemStart, TokenLogprob,
     TopLogprob, Usage,
 };
+use turnwire_protocol::tool::ToolName;
 
 /// Reads `started; message; text "a"; done; finished`.
 pub(crate) fn parse(text: &str) -> Result<Vec<EngineOutput>, String> {
@@ -49,6 +50,7 @@ fn phrase(words: &[String]) -> Result<Vec<EngineOutput>, String> {
         ["message"] => vec![EngineOutput::ItemStarted(ItemStart::Message)],
         ["reasoning"] => vec![EngineOutput::ItemStarted(ItemStart::Reasoning)],
         ["call", name] => vec![call(name)],
+        ["custom", name] => vec![custom(name)],
         ["text", text] => vec![text_delta(text, Vec::new())],
         ["text", text, "times", count] => {
             let count = count.parse().map_err(|_| "a count is a number")?;
@@ -67,6 +69,7 @@ fn phrase(words: &[String]) -> Result<Vec<EngineOutput>, String> {
         }
         ["refusal", text] => vec![EngineOutput::RefusalDelta { text: text.into() }],
         ["think", text] => vec![EngineOutput::ReasoningDelta { text: text.into() }],
+        ["input", text] => vec![EngineOutput::InputDelta { text: text.into() }],
         ["args", text] => vec![EngineOutput::ArgumentsDelta { text: text.into() }],
         ["done"] => vec![EngineOutput::ItemDone],
         ["finished", ref details @ ..] => vec![finished(details)?],
@@ -87,12 +90,36 @@ fn phrase(words: &[String]) -> Result<Vec<EngineOutput>, String> {
             EngineOutput::ItemDone,
             finished(&[])?,
         ],
+        ["customs", name, input] => vec![
+            EngineOutput::Started,
+            custom(name),
+            EngineOutput::InputDelta { text: input.into() },
+            EngineOutput::ItemDone,
+            finished(&[])?,
+        ],
         _ => return Err(format!("an engine cannot say {words:?}")),
     })
 }
 
 fn call(name: &str) -> EngineOutput {
-    EngineOutput::ItemStarted(ItemStart::FunctionCall { name: name.into() })
+    let tool = tool(name);
+    EngineOutput::ItemStarted(ItemStart::FunctionCall { tool })
+}
+
+fn custom(name: &str) -> EngineOutput {
+    let tool = tool(name);
+    EngineOutput::ItemStarted(ItemStart::CustomToolCall { tool })
+}
+
+/// A tool by its name, behind its namespace and a dot if it has one.
+fn tool(name: &str) -> ToolName {
+    match name.split_once('.') {
+        Some((namespace, name)) => ToolName {
+            namespace: Some(namespace.into()),
+            name: name.into(),
+        },
+        None => name.into(),
+    }
 }
 
 fn text_delta(text: &str, logprobs: Vec<TokenLogprob>) -> EngineOutput {

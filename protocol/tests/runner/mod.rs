@@ -447,11 +447,9 @@ fn describe_request(request: &TurnRequest) -> Value {
         .into_iter()
         .flat_map(|link| link.input().iter().chain(link.output().iter()));
     let sees: Vec<String> = inherited.chain(request.input.iter()).map(gist).collect();
-    let functions: Vec<&str> = request
-        .tools
-        .functions
-        .iter()
-        .map(|tool| &*tool.name)
+    let offered = request.tools.offered.iter();
+    let offered: Vec<String> = offered
+        .map(|tool| tool.name.qualified().to_string())
         .collect();
     json!({
         "id": request.id.as_str(),
@@ -461,14 +459,15 @@ fn describe_request(request: &TurnRequest) -> Value {
         "model": &*request.model,
         "instructions": request.instructions.as_deref(),
         "tools": String::from_utf8_lossy(&request.tools.raw),
-        "functions": functions,
+        "offered": offered,
         "tool_choice": match &request.tool_choice {
             ToolChoice::Auto => json!("auto"),
             ToolChoice::None => json!("none"),
             ToolChoice::Required => json!("required"),
-            ToolChoice::Function(name) => json!({"function": &**name}),
+            ToolChoice::Tool(name) => json!({"tool": &*name.qualified()}),
             ToolChoice::Allowed { names, required } => {
-                let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+                let names = names.iter().map(|name| name.qualified().to_string());
+                let names: Vec<String> = names.collect();
                 json!({"allowed": names, "required": required})
             }
         },

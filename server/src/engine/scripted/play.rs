@@ -12,7 +12,7 @@ use turnwire_protocol::engine::{
     TokenLogprob, TopLogprob, TurnRequest, Usage,
 };
 use turnwire_protocol::item::ItemKind;
-use turnwire_protocol::tool::{FunctionTool, ToolChoice};
+use turnwire_protocol::tool::{Tool, ToolChoice, ToolKind, ToolName};
 
 use super::sample::sample;
 use super::script::{Reply, Script, Speech, Step};
@@ -20,6 +20,9 @@ use super::seen::Seen;
 
 /// What is said where no reply of the script applies.
 const GREETING: &str = "Hello! This is the scripted engine of Turnwire.";
+
+/// What a custom tool is called with where the script says nothing.
+const INPUT: &str = "some input";
 
 /// One turn under way.
 pub(super) struct Play {
@@ -174,6 +177,7 @@ impl Play {
         self.usage.output_tokens += 1;
         match (&saying.item, saying.kind) {
             (ItemStart::FunctionCall { .. }, _) => EngineOutput::ArgumentsDelta { text },
+            (ItemStart::CustomToolCall { .. }, _) => EngineOutput::InputDelta { text },
             (_, Speech::Text) => {
                 let logprobs = self.top_logprobs.map(|top| certain(&text, top));
                 let logprobs = logprobs.into_iter().collect();
@@ -215,7 +219,7 @@ impl Scene<'_> {
             let kind = item.kind();
             kind == ItemKind::FunctionCallOutput || kind == ItemKind::CustomToolCallOutput
         });
-        let has_tools = !self.request.tools.functions.is_empty();
+        let has_tools = !self.request.tools.offered.is_empty();
         let said = |text: &String| self.seen.last_user_text().contains(text.as_str());
         reply.user_contains.as_ref().is_none_or(said)
             && reply.turn.is_none_or(|turn| turn == self.turn)
@@ -242,10 +246,10 @@ impl Scene<'_> {
                 delay,
             } => {
                 let tool = self.tool(name.as_deref())?;
-                let arguments = arguments.clone().unwrap_or_else(|| made_up_arguments(tool));
+                let text = arguments.clone().unwrap_or_else(|| made_up_text(tool));
                 Act::Say(Saying {
                     delay: *delay,
-                    ..call(tool, arguments)
+                    ..call(tool, text)
                 })
             }
             Step::Wait(delay) => Act::Wait(*delay),
@@ -261,13 +265,13 @@ impl Scene<'_> {
     /// The answer where the script has none: what the request insists on, or a greeting.
     fn unscripted(&self) -> Result<Act, EngineFailure> {
         let must_call = match &self.request.tool_choice {
-            ToolChoice::Required | ToolChoice::Function(_) => true,
+            ToolChoice::Required | ToolChoice::Tool(_) => true,
             ToolChoice::Allowed { required, .. } => *required,
             ToolChoice::Auto | ToolChoice::None => false,
         };
         if must_call {
             let tool = self.tool(None)?;
-            return Ok(Act::Say(call(tool, made_up_arguments(tool))));
+            return Ok(Act::Say(call(tool, made_up_text(tool))));
         }
         let text = match &self.request.format {
             TextFormat::Text => GREETING.into(),
@@ -278,22 +282,24 @@ impl Scene<'_> {
     }
 
     /// The tool of this name, or the one that `tool_choice` asks for, or the first.
-    fn tool(&self, name: Option<&str>) -> Result<&FunctionTool, EngineFailure> {
+    fn tool(&self, name: Option<&str>) -> Result<&Tool, EngineFailure> {
         let chosen = match &self.request.tool_choice {
-            ToolChoice::Function(name) => Some(&**name),
-            ToolChoice::Allowed { names, .. } => names.first().map(|name| &**name),
+            ToolChoice::Tool(name) => Some(name),
+            ToolChoice::Allowed { names, .. } => names.first(),
             ToolChoice::Auto | ToolChoice::None | ToolChoice::Required => None,
         };
-        let mut tools = self.request.tools.functions.iter();
-        let tool = match name.or(chosen) {
-            Some(name) => tools.find(|tool| *tool.name == *name),
+        let chosen = chosen.map(ToolName::qualified);
+        let name = name.or(chosen.as_deref());
+        let mut tools = self.request.tools.offered.iter();
+        let tool = match name {
+            Some(name) => tools.find(|tool| *tool.name.qualified() == *name),
             None => tools.next(),
         };
         tool.ok_or_else(|| EngineFailure {
             kind: EngineFailureKind::Unsupported,
-            message: match name.or(chosen) {
-                Some(name) => format!("The call of '{name}' needs a function tool of that name."),
-                None => "A call needs at least one function tool.".into(),
+            message: match name {
+                Some(name) => format!("The call of '{name}' needs a tool of that name."),
+                None => "A call needs at least one tool.".into(),
             },
             param: Some("tools".into()),
         })
@@ -329,19 +335,27 @@ fn say(kind: Speech, text: String) -> Saying {
     }
 }
 
-fn call(tool: &FunctionTool, arguments: String) -> Saying {
+/// A call of `tool` with these arguments, or this input.
+fn call(tool: &Tool, text: String) -> Saying {
+    let name = tool.name.clone();
     Saying {
-        item: ItemStart::FunctionCall {
-            name: Arc::clone(&tool.name),
+        item: match tool.kind {
+            ToolKind::Function { .. } => ItemStart::FunctionCall { tool: name },
+            ToolKind::Custom(_) => ItemStart::CustomToolCall { tool: name },
         },
-        ..say(Speech::Text, arguments)
+        ..say(Speech::Text, text)
     }
 }
 
-fn made_up_arguments(tool: &FunctionTool) -> String {
-    tool.parameters
-        .as_deref()
-        .map_or_else(|| "{}".into(), made_up)
+/// Arguments that the parameters of a function accept. What a custom tool accepts cannot be
+/// derived from its grammar: its input is always the same few words.
+fn made_up_text(tool: &Tool) -> String {
+    match &tool.kind {
+        ToolKind::Function { parameters, .. } => {
+            parameters.as_deref().map_or_else(|| "{}".into(), made_up)
+        }
+        ToolKind::Custom(_) => INPUT.into(),
+    }
 }
 
 /// JSON text that a schema accepts.
