@@ -44,8 +44,9 @@ pub struct ServeArgs {
     )]
     pub listen: SocketAddr,
 
-    /// What serves a model: llama:NAME, llama:PATH, llama:hf:OWNER/REPO[:FILE] or
-    /// scripted[:FILE]; NAME= in front gives the model its name; may be repeated
+    /// What serves a model: llama:NAME, llama:PATH, llama:hf:OWNER/REPO[:FILE], chat:URL (all
+    /// models of a /v1/chat/completions server) or scripted[:FILE]; NAME= in front gives the model
+    /// its name; may be repeated
     #[arg(long = "engine", value_name = "[NAME=]SPEC", env = "TURNWIRE_ENGINE")]
     pub engines: Vec<EngineSpec>,
 
@@ -70,6 +71,10 @@ pub struct ServeArgs {
     /// Serve everyone who can connect, on any address
     #[arg(long)]
     pub no_auth: bool,
+
+    /// File with the API key for the servers named by --engine chat:URL
+    #[arg(long, value_name = "FILE", env = "TURNWIRE_UPSTREAM_KEY_FILE")]
+    pub upstream_key_file: Option<PathBuf>,
 
     #[command(flatten)]
     pub limits: LimitArgs,

@@ -139,11 +139,16 @@ fn models(server: &Server, name: &str) -> Answer {
         })
     };
     if name.is_empty() {
-        let data: Vec<_> = server.engines.models().map(object).collect();
+        let data: Vec<_> = server.engines.models().iter().map(object).collect();
         return answer::json(200, json!({"object": "list", "data": data}).to_string());
     }
     let name = percent_decode_str(name).decode_utf8_lossy();
-    match server.engines.models().find(|model| *model.name == *name) {
+    match server
+        .engines
+        .models()
+        .iter()
+        .find(|model| *model.name == *name)
+    {
         Some(model) => answer::json(200, object(model).to_string()),
         None => answer::failure(&answer::model_not_found(&name)),
     }

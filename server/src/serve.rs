@@ -54,7 +54,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 /// What all connections of a server share.
 #[derive(Debug)]
 pub struct Server {
-    pub(crate) engines: Engines,
+    pub(crate) engines: Arc<Engines>,
     pub(crate) store: Store,
     pub(crate) access: Access,
     pub(crate) limits: Limits,
@@ -83,7 +83,7 @@ impl Server {
         max_connections: usize,
     ) -> Arc<Self> {
         Arc::new(Self {
-            engines,
+            engines: Arc::new(engines),
             store,
             access,
             clock: Clock::start(),

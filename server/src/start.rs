@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use anyhow::Context;
+use futures_util::future::try_join_all;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use turnwire_bench::Bench;
@@ -12,9 +13,9 @@ use turnwire_bench::Bench;
 use crate::auth::Access;
 use crate::cli::{ServeArgs, StoreSpec};
 use crate::clock::Clock;
-use crate::engine::Engines;
 use crate::engine::load::Loading;
 use crate::engine::spec::EngineSpec;
+use crate::engine::{Engines, Model};
 use crate::serve::{self, Server};
 use crate::store::{MemoryStore, Store};
 
@@ -86,12 +87,14 @@ fn loading(args: &ServeArgs) -> Result<Vec<Loading>, StartError> {
     let mut loading = Vec::new();
     let mut names = HashSet::new();
     for spec in specs {
-        let engine = Loading::prepare(spec, created, args).map_err(anyhow::Error::from)?;
-        if !names.insert(engine.model().name.clone()) {
+        let engine = Loading::prepare(spec, created, args)?;
+        if let Some(name) = engine
+            .model()
+            .filter(|name| !names.insert(Arc::clone(name)))
+        {
             return Err(StartError::Usage(format!(
                 "--engine: two engines serve the model '{name}'. Give one of them another name: \
-                 --engine NAME=SPEC",
-                name = engine.model().name
+                 --engine NAME=SPEC"
             )));
         }
         loading.push(engine);
@@ -120,9 +123,7 @@ async fn run(args: ServeArgs, access: Access, loading: Vec<Loading>) -> anyhow::
         .await
         .with_context(|| format!("--listen {}: cannot listen on this address", args.listen))?;
     let StoreSpec::Memory { budget_bytes } = args.store;
-    let names = loading
-        .iter()
-        .map(|engine| Arc::clone(&engine.model().name));
+    let names = loading.iter().map(Loading::model);
     let server = Server::new(
         Engines::expected(names),
         Store::Memory(MemoryStore::new(budget_bytes)),
@@ -143,15 +144,20 @@ async fn run(args: ServeArgs, access: Access, loading: Vec<Loading>) -> anyhow::
     reason
 }
 
-/// Loads one engine after the other.
+/// Loads all engines at once: one that waits for its upstream holds no other up.
 async fn load(loading: Vec<Loading>, server: &Server) -> anyhow::Result<()> {
-    for engine in loading {
-        let engine = engine.load().await?;
-        let model = engine.model().name.clone();
-        server.engines().put(engine);
-        tracing::info!(%model, "ready");
-    }
-    Ok(())
+    let each = loading
+        .into_iter()
+        .enumerate()
+        .map(async |(place, engine)| {
+            let engine = engine.load().await?;
+            for Model { name, .. } in engine.models() {
+                tracing::info!(model = ?name, "ready");
+            }
+            server.engines().put(place, engine);
+            anyhow::Ok(())
+        });
+    try_join_all(each).await.map(drop)
 }
 
 /// Ready at SIGTERM or Ctrl-C. Both are caught from this call on, not from the first poll: one

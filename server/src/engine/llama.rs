@@ -78,8 +78,12 @@ impl LlamaLoading {
 }
 
 impl Engine for LlamaEngine {
-    fn model(&self) -> &Model {
-        &self.model
+    fn models(&self) -> Vec<Model> {
+        vec![self.model.clone()]
+    }
+
+    fn serves(&self, model: &str) -> bool {
+        *self.model.name == *model
     }
 
     fn start(

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::scripted::{Script, ScriptError, ScriptedEngine};
+use super::Engine;
+use super::chat::ChatLoading;
+use super::scripted::{Script, ScriptedEngine};
 use super::spec::{EngineKind, EngineSpec};
-use super::{Engine, Model};
 use crate::cli::ServeArgs;
 #[cfg(feature = "engine-llama")]
 use crate::engine::llama::LlamaLoading;
@@ -14,6 +15,7 @@ pub(crate) enum Loading {
     Scripted(ScriptedEngine),
     #[cfg(feature = "engine-llama")]
     Llama(LlamaLoading),
+    Chat(ChatLoading),
 }
 
 impl Loading {
@@ -23,8 +25,7 @@ impl Loading {
         spec: EngineSpec,
         created: u64,
         args: &ServeArgs,
-    ) -> Result<Self, ScriptError> {
-        let _ = args;
+    ) -> anyhow::Result<Self> {
         match spec.kind {
             EngineKind::Scripted(file) => {
                 let mut script = match file {
@@ -43,14 +44,22 @@ impl Loading {
                 created,
                 &args.local,
             ))),
+            EngineKind::Chat(url) => Ok(Self::Chat(ChatLoading::new(
+                url,
+                spec.name.map(Arc::from),
+                created,
+                args.upstream_key_file.as_deref(),
+            )?)),
         }
     }
 
-    pub(crate) fn model(&self) -> &Model {
+    /// The model it serves; none if it serves whatever its upstream has.
+    pub(crate) fn model(&self) -> Option<Arc<str>> {
         match self {
-            Self::Scripted(engine) => engine.model(),
+            Self::Scripted(engine) => Some(Arc::clone(&engine.model().name)),
             #[cfg(feature = "engine-llama")]
-            Self::Llama(loading) => loading.model(),
+            Self::Llama(loading) => Some(Arc::clone(&loading.model().name)),
+            Self::Chat(loading) => loading.model(),
         }
     }
 
@@ -60,6 +69,7 @@ impl Loading {
             Self::Scripted(engine) => Ok(Arc::new(engine)),
             #[cfg(feature = "engine-llama")]
             Self::Llama(loading) => loading.load().await,
+            Self::Chat(loading) => loading.load().await,
         }
     }
 }

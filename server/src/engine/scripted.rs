@@ -54,14 +54,22 @@ impl ScriptedEngine {
         }
     }
 
+    pub(crate) fn model(&self) -> &Model {
+        &self.model
+    }
+
     pub fn activity(&self) -> watch::Receiver<Activity> {
         self.activity.subscribe()
     }
 }
 
 impl Engine for ScriptedEngine {
-    fn model(&self) -> &Model {
-        &self.model
+    fn models(&self) -> Vec<Model> {
+        vec![self.model.clone()]
+    }
+
+    fn serves(&self, model: &str) -> bool {
+        *self.model.name == *model
     }
 
     fn start(

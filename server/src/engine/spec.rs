@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use reqwest::Url;
+
 #[cfg(feature = "engine-llama")]
 use crate::model_files::{ModelSource, SMOLLM2};
 
@@ -20,6 +22,8 @@ pub enum EngineKind {
     /// `llama:NAME`, `llama:PATH` or `llama:hf:OWNER/REPO[:FILE]`.
     #[cfg(feature = "engine-llama")]
     Llama(ModelSource),
+    /// `chat:URL`: a server of `/chat/completions` below that address.
+    Chat(Url),
 }
 
 impl EngineSpec {
@@ -47,7 +51,7 @@ impl FromStr for EngineSpec {
         let kind = EngineKind::parse(spec).ok_or_else(|| {
             format!(
                 "`{spec}` is no engine; write `llama:NAME`, `llama:PATH`, \
-                     `llama:hf:OWNER/REPO[:FILE]`, `scripted` or `scripted:FILE`"
+                     `llama:hf:OWNER/REPO[:FILE]`, `chat:URL`, `scripted` or `scripted:FILE`"
             )
         })??;
         let name = (!name.is_empty()).then(|| name.to_owned());
@@ -61,6 +65,7 @@ impl EngineKind {
         match spec.split_once(':').unwrap_or((spec, "")) {
             ("scripted", "") => Some(Ok(Self::Scripted(None))),
             ("scripted", file) => Some(Ok(Self::Scripted(Some(file.into())))),
+            ("chat", url) => Some(chat_url(url).map(Self::Chat)),
             #[cfg(feature = "engine-llama")]
             ("llama", source) => {
                 let source = source.parse::<ModelSource>();
@@ -74,6 +79,24 @@ impl EngineKind {
             _ => None,
         }
     }
+}
+
+fn chat_url(text: &str) -> Result<Url, String> {
+    let problem = |problem: &str| {
+        format!("`chat:{text}`: {problem}; write it like `chat:http://127.0.0.1:8000/v1`")
+    };
+    let url: Url = text
+        .parse()
+        .map_err(|error| problem(&format!("this is no address ({error})")))?;
+    if !matches!(url.scheme(), "http" | "https") || url.cannot_be_a_base() {
+        return Err(problem("the address must begin with http:// or https://"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(problem(
+            "a key does not belong here, but into --upstream-key-file",
+        ));
+    }
+    Ok(url)
 }
 
 #[cfg(test)]
@@ -95,6 +118,16 @@ mod tests {
             spec("gpt:4=scripted:a.toml"),
             scripted(Some("gpt:4"), Some("a.toml"))
         );
+        let named = spec("gpt=chat:http://127.0.0.1:8000/v1").unwrap();
+        assert_eq!(named.name.as_deref(), Some("gpt"));
+        for wrong in [
+            "chat:",
+            "chat:host/v1",
+            "chat:ws://host/v1",
+            "chat:http://key@host/v1",
+        ] {
+            assert!(spec(wrong).unwrap_err().contains(wrong), "{wrong}");
+        }
         for wrong in ["", "vllm:x", "name=", "name=vllm:x"] {
             assert!(spec(wrong).unwrap_err().contains("is no engine"), "{wrong}");
         }

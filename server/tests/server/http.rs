@@ -110,8 +110,12 @@ async fn models_are_listed_and_found_by_name() {
 async fn turns_wait_outside_until_the_model_has_loaded() {
     let engine = Arc::new(ScriptedEngine::new(Script::default(), 0));
     let settings = Settings::default();
-    let (server, inside) =
-        TestServer::serving(Engines::expected(["scripted"]), engine.activity(), settings).await;
+    let (server, inside) = TestServer::serving(
+        Engines::expected([Some("scripted".into())]),
+        engine.activity(),
+        settings,
+    )
+    .await;
     let request = json!({"model": "scripted", "input": "x"});
     let mut connection = server.connect().await;
 
@@ -129,7 +133,7 @@ async fn turns_wait_outside_until_the_model_has_loaded() {
     let unknown = server.post(&json!({"model": "other", "input": "x"})).await;
     assert_eq!(unknown.status, 404);
 
-    inside.engines().put(engine);
+    inside.engines().put(0, engine);
     assert_eq!(server.get("/health").await.status, 200);
     assert_eq!(server.post(&request).await.status, 200);
     assert_eq!(

@@ -4,6 +4,7 @@
 
 mod auth;
 mod binary;
+mod chat;
 mod client;
 mod drain;
 mod hostile;
@@ -13,3 +14,4 @@ mod raw;
 mod support;
 mod transports;
 mod turns;
+mod upstream;

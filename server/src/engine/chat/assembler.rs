@@ -1,0 +1,489 @@
+//! Assembler: the chunks of a chat completion into items.
+//!
+//! A chunk may add to the reasoning, the text and several calls at once; items come one at a
+//! time. So what belongs to a later call waits until the call before it is complete.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use serde::Deserialize;
+use turnwire_protocol::engine::{
+    EngineFailure, EngineFailureKind, EngineOutput, FinishReason, ItemStart, TokenLogprob,
+    TopLogprob, Usage,
+};
+use turnwire_protocol::tool::{Tool, ToolName};
+
+use super::request::CUSTOM_INPUT;
+use super::upstream::failure;
+
+/// Bytes of calls that may wait for an earlier one to be complete.
+const WAITING_BYTES: usize = 4 << 20;
+
+/// Calls of one turn.
+const CALLS: usize = 256;
+
+#[derive(Debug)]
+pub(super) struct Assembler {
+    /// The tools that were offered, by the names that the model knows them by.
+    tools: HashMap<Arc<str>, Offered>,
+    open: Open,
+    /// Calls that have not been opened, by their index.
+    waiting: BTreeMap<u64, Call>,
+    waiting_bytes: usize,
+    calls: usize,
+    finish: Option<FinishReason>,
+    usage: Option<Usage>,
+    /// Pieces of output, which are a token each in most streams.
+    pub(super) pieces: u64,
+}
+
+#[derive(Debug)]
+struct Offered {
+    name: ToolName,
+    is_function: bool,
+}
+
+#[derive(Debug, Default)]
+enum Open {
+    #[default]
+    Nothing,
+    Reasoning,
+    /// A message of text or of a refusal.
+    Message,
+    Call {
+        index: u64,
+        shape: Shape,
+        /// For a custom tool: the arguments so far, which the input is taken from in the end.
+        wrapped: Option<String>,
+    },
+}
+
+/// A call whose turn has not come.
+#[derive(Debug, Default)]
+struct Call {
+    name: String,
+    arguments: String,
+}
+
+/// How far the JSON text of a call's arguments has come.
+#[derive(Debug, Default)]
+struct Shape {
+    depth: u32,
+    in_string: bool,
+    escaped: bool,
+    begun: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Chunk {
+    #[serde(default)]
+    choices: Vec<Choice>,
+    #[serde(default)]
+    usage: Option<ChunkUsage>,
+    #[serde(default)]
+    error: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Choice {
+    #[serde(default)]
+    delta: Option<Delta>,
+    #[serde(default)]
+    finish_reason: Option<String>,
+    #[serde(default)]
+    logprobs: Option<Logprobs>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Delta {
+    #[serde(default)]
+    content: Option<String>,
+    #[serde(default)]
+    refusal: Option<String>,
+    /// Two names are about for the same thing.
+    #[serde(default)]
+    reasoning_content: Option<String>,
+    #[serde(default)]
+    reasoning: Option<String>,
+    #[serde(default)]
+    tool_calls: Option<Vec<CallDelta>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CallDelta {
+    #[serde(default)]
+    index: u64,
+    #[serde(default)]
+    function: Option<FunctionDelta>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FunctionDelta {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    arguments: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Logprobs {
+    #[serde(default)]
+    content: Option<Vec<Logprob>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Logprob {
+    token: String,
+    logprob: f32,
+    #[serde(default)]
+    bytes: Option<Vec<u8>>,
+    #[serde(default)]
+    top_logprobs: Vec<TopCandidate>,
+}
+
+#[derive(Debug, Deserialize)]
+struct TopCandidate {
+    token: String,
+    logprob: f32,
+    #[serde(default)]
+    bytes: Option<Vec<u8>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ChunkUsage {
+    #[serde(default)]
+    prompt_tokens: u64,
+    #[serde(default)]
+    completion_tokens: u64,
+    #[serde(default)]
+    prompt_tokens_details: Option<PromptDetails>,
+    #[serde(default)]
+    completion_tokens_details: Option<CompletionDetails>,
+}
+
+#[derive(Debug, Deserialize)]
+struct PromptDetails {
+    #[serde(default)]
+    cached_tokens: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CompletionDetails {
+    #[serde(default)]
+    reasoning_tokens: Option<u64>,
+}
+
+type Out = VecDeque<EngineOutput>;
+
+impl Assembler {
+    pub(super) fn new<'t>(tools: impl Iterator<Item = &'t Tool>) -> Self {
+        let offered = |tool: &Tool| {
+            let offered = Offered {
+                name: tool.name.clone(),
+                is_function: tool.is_function(),
+            };
+            (tool.name.qualified(), offered)
+        };
+        Self {
+            tools: tools.map(offered).collect(),
+            open: Open::Nothing,
+            waiting: BTreeMap::new(),
+            waiting_bytes: 0,
+            calls: 0,
+            finish: None,
+            usage: None,
+            pieces: 0,
+        }
+    }
+
+    /// Takes one chunk, as it came.
+    pub(super) fn take(&mut self, json: &[u8], out: &mut Out) -> Result<(), EngineFailure> {
+        let chunk: Chunk = serde_json::from_slice(json)
+            .map_err(|_| broken("sent something that is no chat completion"))?;
+        if chunk.error.is_some() {
+            return Err(broken("failed in the middle of its answer"));
+        }
+        if let Some(usage) = chunk.usage {
+            self.usage = Some(usage.into());
+        }
+        // One choice was asked for.
+        let Some(choice) = chunk.choices.into_iter().next() else {
+            return Ok(());
+        };
+        let logprobs = choice.logprobs.and_then(|logprobs| logprobs.content);
+        let logprobs = logprobs.into_iter().flatten().map(Into::into).collect();
+        if let Some(delta) = choice.delta {
+            self.add(delta, logprobs, out)?;
+        }
+        if let Some(reason) = choice.finish_reason {
+            self.finish = Some(match &*reason {
+                "length" => FinishReason::MaxOutputTokens,
+                "content_filter" => FinishReason::ContentFilter,
+                _ => FinishReason::Stop,
+            });
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        delta: Delta,
+        logprobs: Vec<TokenLogprob>,
+        out: &mut Out,
+    ) -> Result<(), EngineFailure> {
+        let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+        if let Some(text) = given(delta.reasoning_content).or_else(|| given(delta.reasoning)) {
+            if !matches!(self.open, Open::Reasoning) {
+                self.open(Open::Reasoning, ItemStart::Reasoning, out);
+            }
+            self.pieces += 1;
+            out.push_back(EngineOutput::ReasoningDelta { text });
+        }
+        if let Some(text) = given(delta.content) {
+            self.message(out);
+            self.pieces += 1;
+            out.push_back(EngineOutput::TextDelta { text, logprobs });
+        }
+        if let Some(text) = given(delta.refusal) {
+            self.message(out);
+            self.pieces += 1;
+            out.push_back(EngineOutput::RefusalDelta { text });
+        }
+        for call in delta.tool_calls.into_iter().flatten() {
+            self.pieces += 1;
+            self.call(call, out)?;
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, out: &mut Out) {
+        if !matches!(self.open, Open::Message) {
+            self.open(Open::Message, ItemStart::Message, out);
+        }
+    }
+
+    fn call(&mut self, delta: CallDelta, out: &mut Out) -> Result<(), EngineFailure> {
+        let function = delta.function.unwrap_or(FunctionDelta {
+            name: None,
+            arguments: None,
+        });
+        let arguments = function.arguments.unwrap_or_default();
+        if let Open::Call { index, .. } = &self.open
+            && *index == delta.index
+        {
+            return self.continue_call(arguments, out);
+        }
+        if !self.waiting.contains_key(&delta.index) {
+            self.calls += 1;
+        }
+        let waiting = self.waiting.entry(delta.index).or_default();
+        // Most send the name once, some with every piece.
+        if waiting.name.is_empty() {
+            waiting.name = function.name.unwrap_or_default();
+        }
+        waiting.arguments.push_str(&arguments);
+        self.waiting_bytes += arguments.len();
+        if self.waiting_bytes > WAITING_BYTES || self.calls > CALLS {
+            return Err(broken("made more calls at once than can be kept"));
+        }
+        let blocked = match &self.open {
+            Open::Call { shape, .. } => !shape.is_complete(),
+            Open::Nothing | Open::Reasoning | Open::Message => false,
+        };
+        if !blocked {
+            self.open_next_call(out)?;
+        }
+        Ok(())
+    }
+
+    /// Takes more arguments of the open call.
+    fn continue_call(&mut self, arguments: String, out: &mut Out) -> Result<(), EngineFailure> {
+        if let Open::Call { shape, wrapped, .. } = &mut self.open {
+            shape.follow(&arguments);
+            match wrapped {
+                Some(wrapped) if wrapped.len() + arguments.len() > WAITING_BYTES => {
+                    return Err(broken("made a call that is larger than can be kept"));
+                }
+                Some(wrapped) => wrapped.push_str(&arguments),
+                None if arguments.is_empty() => {}
+                None => out.push_back(EngineOutput::ArgumentsDelta { text: arguments }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the first call that waits, if its name has come. False if there is none.
+    fn open_next_call(&mut self, out: &mut Out) -> Result<bool, EngineFailure> {
+        let named = |(_, call): &(&u64, &Call)| !call.name.is_empty();
+        let Some((&index, _)) = self.waiting.iter().next().filter(named) else {
+            return Ok(false);
+        };
+        let Some(call) = self.waiting.remove(&index) else {
+            return Ok(false);
+        };
+        self.waiting_bytes -= call.arguments.len();
+        let (start, wrapped) = match self.tools.get(&*call.name) {
+            Some(Offered {
+                name,
+                is_function: false,
+            }) => (
+                ItemStart::CustomToolCall { tool: name.clone() },
+                Some(String::new()),
+            ),
+            Some(Offered { name, .. }) => (ItemStart::FunctionCall { tool: name.clone() }, None),
+            // Models make names up. What to do about it is for the client to say.
+            None => {
+                let tool = ToolName::from(&*call.name);
+                (ItemStart::FunctionCall { tool }, None)
+            }
+        };
+        let shape = Shape::default();
+        let open = Open::Call {
+            index,
+            shape,
+            wrapped,
+        };
+        self.open(open, start, out);
+        self.continue_call(call.arguments, out)?;
+        Ok(true)
+    }
+
+    fn open(&mut self, open: Open, start: ItemStart, out: &mut Out) {
+        self.close(out);
+        self.open = open;
+        out.push_back(EngineOutput::ItemStarted(start));
+    }
+
+    fn close(&mut self, out: &mut Out) {
+        match std::mem::take(&mut self.open) {
+            Open::Nothing => return,
+            Open::Call {
+                wrapped: Some(wrapped),
+                ..
+            } => out.push_back(EngineOutput::InputDelta {
+                text: unwrapped(wrapped),
+            }),
+            Open::Reasoning | Open::Message | Open::Call { .. } => {}
+        }
+        out.push_back(EngineOutput::ItemDone);
+    }
+
+    pub(super) fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// Where a turn that is to wrap up stands.
+    pub(super) fn boundary(&self) -> Boundary {
+        match &self.open {
+            Open::Nothing | Open::Reasoning => Boundary::Here,
+            Open::Message => Boundary::Sentence,
+            Open::Call { shape, .. } if shape.is_complete() => Boundary::Here,
+            Open::Call { .. } => Boundary::Call,
+        }
+    }
+
+    /// Ends the turn where it is, with the open item complete if it is `whole`.
+    pub(super) fn wrap_up(&mut self, whole: bool, out: &mut Out) {
+        if whole {
+            self.close(out);
+        }
+    }
+
+    /// The upstream is done. What is open is complete, unless the answer was cut.
+    pub(super) fn finish(&mut self, out: &mut Out) -> Result<FinishReason, EngineFailure> {
+        let reason = self
+            .finish
+            .ok_or_else(|| broken("ended its answer in the middle"))?;
+        while self.open_next_call(out)? {}
+        if !self.waiting.is_empty() {
+            return Err(broken("made a call without a name"));
+        }
+        if reason == FinishReason::Stop {
+            self.close(out);
+        }
+        Ok(reason)
+    }
+}
+
+/// What stands between a turn and its next item boundary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Boundary {
+    Here,
+    /// The end of a sentence.
+    Sentence,
+    /// The end of a call.
+    Call,
+}
+
+impl Shape {
+    fn follow(&mut self, text: &str) {
+        for byte in text.bytes() {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.in_string => self.escaped = true,
+                b'"' => self.in_string = !self.in_string,
+                b'{' | b'[' if !self.in_string => {
+                    self.begun = true;
+                    self.depth += 1;
+                }
+                b'}' | b']' if !self.in_string => self.depth = self.depth.saturating_sub(1),
+                _ => {}
+            }
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.begun && self.depth == 0
+    }
+}
+
+impl From<ChunkUsage> for Usage {
+    fn from(usage: ChunkUsage) -> Self {
+        let prompt = usage.prompt_tokens_details;
+        let completion = usage.completion_tokens_details;
+        Self {
+            input_tokens: usage.prompt_tokens,
+            cached_tokens: prompt
+                .and_then(|details| details.cached_tokens)
+                .unwrap_or(0),
+            output_tokens: usage.completion_tokens,
+            reasoning_tokens: completion
+                .and_then(|details| details.reasoning_tokens)
+                .unwrap_or(0),
+        }
+    }
+}
+
+impl From<Logprob> for TokenLogprob {
+    fn from(token: Logprob) -> Self {
+        let bytes = |token: &str, bytes: Option<Vec<u8>>| {
+            bytes.unwrap_or_else(|| token.as_bytes().to_owned())
+        };
+        let top = token.top_logprobs.into_iter().map(|other| TopLogprob {
+            bytes: bytes(&other.token, other.bytes),
+            token: other.token,
+            logprob: other.logprob,
+        });
+        Self {
+            bytes: bytes(&token.token, token.bytes),
+            logprob: token.logprob,
+            top: top.collect(),
+            token: token.token,
+        }
+    }
+}
+
+/// The input of a custom tool, out of the arguments of the function that stands for it.
+fn unwrapped(arguments: String) -> String {
+    let parsed = serde_json::from_str::<serde_json::Value>(&arguments);
+    let input = parsed.ok().and_then(|value| {
+        let input = value.get(CUSTOM_INPUT)?.as_str()?;
+        Some(input.to_owned())
+    });
+    input.unwrap_or(arguments)
+}
+
+fn broken(what: &str) -> EngineFailure {
+    let message = format!("The model's server {what}.");
+    failure(EngineFailureKind::Internal, &message)
+}
