@@ -1,13 +1,16 @@
 //! The HTTP surface: which request gets which answer.
 //!
 //! Every answer but a stream is JSON, errors included, and carries an `x-request-id`. Query
-//! strings are ignored. Only `/health` is open to callers without a key.
+//! parameters that are not known are ignored. Only `/health` is open to callers without a key.
 
 mod answer;
 mod body;
 mod create;
 mod decoding;
 mod exchange;
+mod item_list;
+mod query;
+mod stored;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,7 +20,7 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::{Method, Request};
 use percent_encoding::percent_decode_str;
 use serde_json::json;
-use turnwire_protocol::id::{self, ResponseId};
+use turnwire_protocol::id;
 
 use crate::auth::{Tenant, Unauthorized};
 use crate::clock::RandomIds;
@@ -71,10 +74,11 @@ async fn route(server: Arc<Server>, place: Arc<Place>, request: Request<Incoming
             Method::POST => create::create(server, owner, request).await,
             _ => answer::method_not_allowed("GET, POST"),
         },
-        ("responses", id) if !id.contains('/') => match *request.method() {
-            Method::GET => stored_response(&server, owner, id).await,
-            _ => answer::method_not_allowed("GET"),
-        },
+        ("responses", below) => {
+            let (method, uri) = (request.method(), request.uri());
+            let answered = stored::answer(&server, owner, method, uri, below).await;
+            answered.unwrap_or_else(|| answer::failure(&answer::no_such_path(&path)))
+        }
         ("models", name) => match reads {
             true => models(&server, name),
             false => answer::method_not_allowed("GET, HEAD"),
@@ -119,13 +123,6 @@ fn upgrade(
         drop(place);
     });
     answer
-}
-
-async fn stored_response(server: &Server, owner: Tenant, id: &str) -> Answer {
-    match server.store.load(owner, &ResponseId::from(id)).await {
-        Some(stored) => answer::json(200, stored.response),
-        None => answer::failure(&answer::response_not_found(id)),
-    }
 }
 
 /// All models, or the one whose name ends the path. Names may contain slashes.

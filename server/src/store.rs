@@ -3,14 +3,17 @@
 //! A response is always looked up together with its owner. Nothing here is reached by a turn
 //! with `store: false`.
 
+mod listing;
 mod memory;
 
 use turnwire_protocol::action::StoredResponse;
 use turnwire_protocol::id::ResponseId;
+use turnwire_protocol::item::Item;
 use turnwire_protocol::session::SaveFailed;
 
 use crate::auth::Tenant;
 
+pub(crate) use listing::{Listed, input_of};
 pub use memory::MemoryStore;
 
 /// An enum rather than a trait object: there are few stores, and `async fn` stays plain.
@@ -30,6 +33,21 @@ impl Store {
     pub async fn save(&self, owner: Tenant, response: StoredResponse) -> Result<(), SaveFailed> {
         match self {
             Self::Memory(store) => store.save(owner, response),
+        }
+    }
+
+    /// Makes a response unknown; false if it was not known. What continues it stays as it is.
+    pub async fn delete(&self, owner: Tenant, id: &ResponseId) -> bool {
+        match self {
+            Self::Memory(store) => store.delete(owner, id),
+        }
+    }
+
+    /// An item of a response that is stored, or that a stored one continues, by its own id or by
+    /// the one it is listed by.
+    pub async fn item(&self, owner: Tenant, id: &str) -> Option<Item> {
+        match self {
+            Self::Memory(store) => store.item(owner, id),
         }
     }
 }

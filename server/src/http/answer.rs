@@ -113,6 +113,13 @@ pub(super) fn response_not_found(id: &str) -> Failure {
     invalid_request(404, "response_not_found", message)
 }
 
+pub(super) fn not_in_background() -> Failure {
+    let message = "Only background responses can be cancelled here, and this is none. To cancel \
+                   a response that runs, send response.cancel on its WebSocket, or close its \
+                   HTTP connection.";
+    invalid_request(400, "not_a_background_response", message.into())
+}
+
 pub(super) fn model_not_found(name: &str) -> Failure {
     let message = format!("The model '{name:.QUOTED_CHARS$}' is not served here.");
     invalid_request(404, "model_not_found", message)

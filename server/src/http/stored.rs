@@ -1,0 +1,86 @@
+//! Stored responses over HTTP: to get, to delete, and to list what they were given.
+//!
+//! A response that was deleted can be named no more. What continues it stays whole, and a socket
+//! that has it as the latest of a lane goes on from it: what a connection keeps is its own.
+
+use hyper::{Method, Uri};
+use turnwire_protocol::failure::Failure;
+use turnwire_protocol::id::ResponseId;
+
+use super::answer::{self, Answer};
+use super::item_list::{self, Page};
+use super::query::Query;
+use crate::auth::Tenant;
+use crate::serve::Server;
+
+/// Answers a request for `/v1/responses/{id}` or a path below it; none if there is no such path.
+pub(super) async fn answer(
+    server: &Server,
+    owner: Tenant,
+    method: &Method,
+    uri: &Uri,
+    below: &str,
+) -> Option<Answer> {
+    let (id, part) = below.split_once('/').unwrap_or((below, ""));
+    let named = ResponseId::from(id);
+    let answered = match (part, method) {
+        ("", &Method::GET) => get(server, owner, &named, Query::of(uri)).await,
+        ("", &Method::DELETE) => delete(server, owner, &named).await,
+        ("", _) => return Some(answer::method_not_allowed("GET, DELETE")),
+        ("input_items", &Method::GET) => input_items(server, owner, &named, Query::of(uri)).await,
+        ("input_items", _) => return Some(answer::method_not_allowed("GET")),
+        ("cancel", &Method::POST) => cancel(server, owner, &named).await,
+        ("cancel", _) => return Some(answer::method_not_allowed("POST")),
+        _ => return None,
+    };
+    Some(answered.unwrap_or_else(|failure| answer::failure(&failure)))
+}
+
+async fn get(
+    server: &Server,
+    owner: Tenant,
+    id: &ResponseId,
+    query: Query<'_>,
+) -> Result<Answer, Failure> {
+    let stored = server.store.load(owner, id).await;
+    let stored = stored.ok_or_else(|| answer::response_not_found(id.as_str()))?;
+    if query.flag("stream")? {
+        let why = "only background responses can be streamed again, and this server makes none";
+        return Err(Failure::unsupported_value("stream", why));
+    }
+    Ok(answer::json(200, stored.response))
+}
+
+async fn delete(server: &Server, owner: Tenant, id: &ResponseId) -> Result<Answer, Failure> {
+    if !server.store.delete(owner, id).await {
+        return Err(answer::response_not_found(id.as_str()));
+    }
+    let deleted = serde_json::json!({"id": id.as_str(), "object": "response", "deleted": true});
+    Ok(answer::json(200, deleted.to_string()))
+}
+
+/// No response that exists can be cancelled here: a request over HTTP is cancelled by leaving, and
+/// one on a socket by an event.
+async fn cancel(server: &Server, owner: Tenant, id: &ResponseId) -> Result<Answer, Failure> {
+    match server.store.load(owner, id).await {
+        Some(_) => Err(answer::not_in_background()),
+        None => Err(answer::response_not_found(id.as_str())),
+    }
+}
+
+async fn input_items(
+    server: &Server,
+    owner: Tenant,
+    id: &ResponseId,
+    query: Query<'_>,
+) -> Result<Answer, Failure> {
+    let page = Page::read(query)?;
+    let stored = server.store.load(owner, id).await;
+    let stored = stored.ok_or_else(|| answer::response_not_found(id.as_str()))?;
+    // A conversation may have many thousand items, and a page of them many megabytes.
+    let list = tokio::task::spawn_blocking(move || item_list::list(&stored.chain, &page));
+    let list = list
+        .await
+        .map_err(|_| Failure::server_error("The items could not be listed."))??;
+    Ok(answer::json(200, list))
+}

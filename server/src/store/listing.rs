@@ -1,0 +1,111 @@
+//! Listing: the items that a response was given, in order, each with an id of its own.
+//!
+//! Clients need not name their items. One without a name is listed by an id that is derived from
+//! its response and its place in it, so it is the same in every listing, and the store finds the
+//! item by it.
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use turnwire_protocol::chain::Chain;
+use turnwire_protocol::id::ResponseId;
+use turnwire_protocol::item::{Item, ItemKind};
+
+/// An item and the id it is listed by.
+#[derive(Debug)]
+pub(crate) struct Listed<'a> {
+    pub(crate) id: Cow<'a, str>,
+    pub(crate) item: &'a Item,
+}
+
+/// What the last response of a chain was given: the items of all its parents, input and output,
+/// then its own input. No two have the same id: of items with one name, the first keeps it.
+pub(crate) fn input_of(chain: &Chain) -> Vec<Listed<'_>> {
+    let mut links: Vec<_> = chain.ancestry().collect();
+    links.reverse();
+    let mut named = HashSet::new();
+    let mut listed = Vec::new();
+    for link in links {
+        let items = link.input().iter().chain(link.output().iter());
+        let given = if link.is(chain) {
+            link.input().len()
+        } else {
+            usize::MAX
+        };
+        for (place, item) in items.take(given).enumerate() {
+            let id = match item.id().filter(|id| named.insert(*id)) {
+                Some(id) => Cow::Borrowed(id),
+                None => Cow::Owned(derived_id(link.id(), place, item.kind())),
+            };
+            listed.push(Listed { id, item });
+        }
+    }
+    listed
+}
+
+/// The id of the item at `place` among a response's own items, input before output.
+fn derived_id(response: &ResponseId, place: usize, kind: ItemKind) -> String {
+    let prefix = match kind {
+        ItemKind::Message => "msg",
+        ItemKind::FunctionCall => "fc",
+        ItemKind::FunctionCallOutput => "fco",
+        ItemKind::CustomToolCall => "ctc",
+        ItemKind::CustomToolCallOutput => "ctco",
+        ItemKind::Reasoning => "rs",
+        ItemKind::Compaction => "cmp",
+        _ => "item",
+    };
+    let response = response.as_str();
+    let number = response.strip_prefix("resp_").unwrap_or(response);
+    format!("{prefix}_{number}_{place}")
+}
+
+/// The response and the place that a derived id stands for.
+pub(super) fn read_derived_id(id: &str) -> Option<(ResponseId, usize)> {
+    let (_, rest) = id.split_once('_')?;
+    let (number, place) = rest.rsplit_once('_')?;
+    let response = ResponseId::from(format!("resp_{number}").as_str());
+    Some((response, place.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use turnwire_protocol::chain::PendingCalls;
+
+    use super::*;
+
+    fn link(parent: Option<Chain>, id: &str, input: &[&str], output: &[&str]) -> Chain {
+        let items = |texts: &[&str]| -> Arc<[Item]> {
+            let item = |text: &&str| Item::parse((*text).to_owned().into()).unwrap();
+            texts.iter().map(item).collect()
+        };
+        let id = ResponseId::from(id);
+        let calls = PendingCalls::default();
+        Chain::append(parent, id, items(input), items(output), calls, None)
+    }
+
+    #[test]
+    fn items_come_in_order_and_every_one_has_an_id_of_its_own() {
+        let user = r#"{"role":"user","content":"a"}"#;
+        let said = r#"{"type":"message","id":"msg_said","role":"assistant","content":[]}"#;
+        let called = r#"{"type":"function_call_output","call_id":"c","output":""}"#;
+        let first = link(None, "resp_1", &[user, user], &[said]);
+        // A client that sends everything again repeats the ids it was given.
+        let second = link(Some(first), "resp_2", &[said, called], &[said]);
+        let listed = input_of(&second);
+        let ids: Vec<_> = listed.iter().map(|listed| &*listed.id).collect();
+        assert_eq!(
+            ids,
+            ["msg_1_0", "msg_1_1", "msg_said", "msg_2_0", "fco_2_1"]
+        );
+        assert_eq!(
+            read_derived_id("fco_2_1"),
+            Some((ResponseId::from("resp_2"), 1))
+        );
+        for other in ["msg_said", "msg", "", "msg_1_x"] {
+            assert_eq!(read_derived_id(other), None, "{other}");
+        }
+    }
+}
