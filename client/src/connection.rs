@@ -160,6 +160,13 @@ impl Connection {
         Ok(())
     }
 
+    /// Sends a Close frame and nothing after it. The server's own can be awaited with
+    /// [`Connection::next_message`].
+    pub async fn send_close(&mut self, code: u16, reason: &str) -> Result<(), Error> {
+        self.socket.queue_close(code, reason);
+        self.flush().await
+    }
+
     /// Ends the TCP connection without a word, as a process that is killed does.
     pub fn abort(self) {}
 }

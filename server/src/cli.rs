@@ -29,6 +29,7 @@ pub enum Command {
     /// Measure a server, this one or another
     #[command(subcommand)]
     Bench(Bench),
+    Check(Box<turnwire_check::Args>),
     /// Print the version
     Version,
 }

@@ -12,6 +12,10 @@ fn main() -> ExitCode {
             start::serve(*args)
         }
         Command::Bench(bench) => start::bench(bench),
+        Command::Check(args) => match start::check(*args) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Version => {
             println!("turnwire {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -47,6 +48,13 @@ pub fn serve(args: ServeArgs) -> Result<(), StartError> {
 pub fn bench(bench: Bench) -> Result<(), StartError> {
     let runtime = Runtime::new().context("cannot start the runtime")?;
     Ok(runtime.block_on(bench.run())?)
+}
+
+/// Judges a server, this one or another. The exit code says whether it holds to the protocol.
+pub fn check(args: turnwire_check::Args) -> Result<ExitCode, StartError> {
+    let runtime = Runtime::new().context("cannot start the runtime")?;
+    let judged = runtime.block_on(args.run());
+    judged.map_err(|error| StartError::Usage(format!("{error:#}")))
 }
 
 /// Lifts the soft limit of open files to the hard one. The soft one is made for programs that

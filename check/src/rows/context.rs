@@ -1,0 +1,93 @@
+//! Context: whether a response was made with what was said before.
+//!
+//! Two things can be seen of that. `input_tokens` counts the whole prompt, if the server counts
+//! truly; and a model that is able to can repeat a code word. A server is only failed where its
+//! own count says that the context was not there, and the code word did not come either.
+
+use serde_json::{Value, json};
+
+use crate::case::Case;
+use crate::event::Turn;
+use crate::stop::{Held, Stop, fail, skip};
+
+/// Something to remember, which is also long enough to be seen in a count of tokens.
+pub(crate) const SECRET: &str = "The code word is PELICAN. Remember it well, because I will ask \
+    for it later. It was found on a sheet of paper in the drawer of an old desk, together with a \
+    photograph of a harbour, two keys on a ring and a ticket for a ferry that sails no more.";
+
+/// Asks for the code word.
+pub(crate) const QUESTION: &str = "What is the code word?";
+
+const WORD: &str = "PELICAN";
+
+/// What the count of tokens must at least grow by where [`SECRET`] is in the context. It has more
+/// than fifty words; a chat template adds less than this to a message.
+const SECRET_TOKENS: u64 = 30;
+
+/// Whether [`SECRET`] was in the context of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Yes,
+    No,
+    /// The server does not count, and the model did not say it.
+    Unknown,
+}
+
+/// Judges a turn that was asked [`QUESTION`]. `bare` is the count of tokens of the same question
+/// without any context, from [`bare_tokens`].
+pub(crate) fn seen(turn: &Turn, bare: Option<u64>) -> Seen {
+    if turn.text().to_uppercase().contains(WORD) {
+        return Seen::Yes;
+    }
+    match (turn.input_tokens(), bare) {
+        (Some(tokens), Some(bare)) if tokens >= bare + SECRET_TOKENS => Seen::Yes,
+        (Some(_), Some(_)) => Seen::No,
+        _ => Seen::Unknown,
+    }
+}
+
+/// What the prompt of [`QUESTION`] alone costs, if the server counts: a longer prompt must cost
+/// more.
+pub(crate) async fn bare_tokens(case: &Case) -> Result<Option<u64>, Stop> {
+    let mut socket = case.connect().await?;
+    let bare = socket.turn(case.ask(QUESTION)).await?.input_tokens();
+    let long = format!("{SECRET} {QUESTION}");
+    let long = socket.turn(case.ask(&long)).await?.input_tokens();
+    let counts = matches!((bare, long), (Some(bare), Some(long)) if long >= bare + SECRET_TOKENS);
+    Ok(bare.filter(|_| counts))
+}
+
+/// The turn must have seen the secret.
+pub(crate) fn expect_seen(turn: &Turn, bare: Option<u64>, what: &str) -> Held {
+    match seen(turn, bare) {
+        Seen::Yes => Ok(()),
+        Seen::No => fail!(
+            "expected {what} in the context; `input_tokens` is {:?}, and {bare:?} without any",
+            turn.input_tokens()
+        ),
+        Seen::Unknown => {
+            skip!("the server does not count `input_tokens`, and the model did not repeat a word")
+        }
+    }
+}
+
+/// The turn must not have seen the secret.
+pub(crate) fn expect_unseen(turn: &Turn, bare: Option<u64>, what: &str) -> Held {
+    match seen(turn, bare) {
+        Seen::Yes => fail!(
+            "expected {what} not to be in the context; `input_tokens` is {:?}, and {bare:?} \
+             without any; the model said {:?}",
+            turn.input_tokens(),
+            turn.text()
+        ),
+        Seen::No => Ok(()),
+        Seen::Unknown => {
+            skip!("the server does not count `input_tokens`, and the model did not repeat a word")
+        }
+    }
+}
+
+/// A user message.
+pub(crate) fn user(text: &str) -> Value {
+    json!({"role": "user", "content": text})
+}
