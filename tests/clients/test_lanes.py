@@ -9,9 +9,10 @@ from openai.lib.responses_websocket import (
 )
 
 from conftest import Server
+from toolbox import TOOLS, call_output, run_tool
 
 LIMITS = ResponsesWebSocketLimits(
-    max_lanes=8,
+    max_lanes=17,
     max_events_per_lane=4096,
     max_events=16384,
     max_bytes_per_lane=16 << 20,
@@ -67,3 +68,63 @@ async def test_the_accumulator_follows_every_event(server: Server):
             accumulator.add_event(event)
     assert accumulator.snapshot().output_text == event.response.output_text
     assert accumulator.get_final_response().id == event.response.id
+
+
+async def test_sixteen_lanes_fork_from_one_chain_and_each_goes_its_own_way(server: Server):
+    """One agent that splits into sixteen. Every branch starts from the same call, answers it in
+    its own words and goes on by itself, while the first lane advances too."""
+    settings = {
+        "tools": TOOLS,
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "max_output_tokens": 256,
+        "input": "Run my errands.",
+    }
+
+    def answer(response, lane: int) -> dict:
+        [call] = response.output
+        run_tool(call.name, call.arguments)
+        output = call_output(call.call_id, f'{{"ok":true,"branch":{lane}}}')
+        more = {**settings, "previous_response_id": response.id, "input": [output]}
+        return question(server.model, **more)
+
+    async def branch(session: AsyncResponsesWebSocketSession, number: int, parent, bound):
+        lane = session.lane(f"branch-{number}")
+        await lane.send(answer(parent, number))
+        # The fork has its parent for sure from here on.
+        while (await lane.recv()).type != "response.in_progress":
+            pass
+        bound.release()
+        responses = [await lane.get_final_response()]
+        for _ in range(2):
+            await lane.send(answer(responses[-1], number))
+            responses.append(await lane.get_final_response())
+        return responses
+
+    async with (
+        server.async_client().responses.connect() as connection,
+        AsyncResponsesWebSocketSession(connection, limits=LIMITS) as session,
+    ):
+        trunk = session.lane("trunk")
+        await trunk.send(question(server.model, **settings))
+        parent = await trunk.get_final_response()
+
+        bound = asyncio.Semaphore(0)
+        branches = [
+            asyncio.create_task(branch(session, number, parent, bound)) for number in range(15)
+        ]
+        for _ in branches:
+            await bound.acquire()
+        await trunk.send(answer(parent, 15))
+        lanes = [[await trunk.get_final_response()], *await asyncio.gather(*branches)]
+
+    ids = [response.id for lane in lanes for response in lane]
+    assert len(set(ids)) == 1 + 15 * 3
+    for lane in lanes:
+        before = parent
+        for response in lane:
+            assert response.status == "completed"
+            assert response.previous_response_id == before.id
+            context = before.usage.input_tokens + before.usage.output_tokens
+            assert response.usage.input_tokens > context
+            before = response

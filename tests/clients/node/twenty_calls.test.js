@@ -2,59 +2,22 @@
 // nothing but the output of the call before.
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { createServer } from 'node:net';
-import { after, before, test } from 'node:test';
-import { setTimeout as sleep } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { test } from 'node:test';
 
 import Ajv from 'ajv/dist/2020.js';
-import OpenAI from 'openai';
 import { ResponsesWS } from 'openai/resources/responses/ws';
 
+import { serveScripted } from './turnwire.js';
+
 const CALLS = 20;
-const BINARY =
-  process.env.TURNWIRE_BIN ??
-  fileURLToPath(new URL('../../../target/release/turnwire', import.meta.url));
 const TOOLS = JSON.parse(readFileSync(new URL('../tools.json', import.meta.url)));
 
 const ajv = new Ajv();
 const schemas = new Map(TOOLS.map((tool) => [tool.name, ajv.compile(tool.parameters)]));
 
-let server;
-let client;
-
-before(async () => {
-  const port = await freePort();
-  const address = `127.0.0.1:${port}`;
-  server = spawn(BINARY, ['serve', '--listen', address, '--engine', 'scripted'], {
-    stdio: 'ignore',
-  });
-  client = new OpenAI({ baseURL: `http://${address}/v1`, apiKey: 'unused', maxRetries: 0 });
-  for (;;) {
-    assert.equal(server.exitCode, null, 'turnwire ended');
-    const health = await fetch(`http://${address}/health`).catch(() => null);
-    if (health?.ok) return;
-    await sleep(20);
-  }
-});
-
-after(async () => {
-  server.kill('SIGTERM');
-  const [code] = await once(server, 'exit');
-  assert.equal(code, 0);
-});
-
-async function freePort() {
-  const probe = createServer().listen(0, '127.0.0.1');
-  await once(probe, 'listening');
-  const { port } = probe.address();
-  probe.close();
-  await once(probe, 'close');
-  return port;
-}
+const turnwire = serveScripted();
 
 // Sends one create and returns the response of its terminal event.
 function takeTurn(socket, request) {
@@ -71,7 +34,7 @@ function takeTurn(socket, request) {
 }
 
 test('twenty calls on one socket', async () => {
-  const socket = new ResponsesWS(client);
+  const socket = new ResponsesWS(turnwire.client);
   // Without a listener every error event would end the process.
   socket.on('error', () => {});
   await once(socket.socket, 'open');
