@@ -11,6 +11,7 @@
 //!
 //! The count must not depend on the number of turns.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use turnwire_protocol::action::{Action, TurnKey};
 use turnwire_protocol::engine::{EngineOutput, FinishReason, ItemStart, Usage};
 use turnwire_protocol::id::{IdSource, ResponseId};
 use turnwire_protocol::limits::Limits;
+use turnwire_protocol::seal::Transparent;
 use turnwire_protocol::session::{Now, Session, Transport};
 
 /// Turns that are counted.
@@ -67,7 +69,12 @@ impl Connection {
             unix_seconds: 1_800_000_000,
         };
         Self {
-            session: Session::new(Transport::WebSocket, Limits::default(), now),
+            session: Session::new(
+                Transport::WebSocket,
+                Limits::default(),
+                Arc::new(Transparent),
+                now,
+            ),
             now,
             // All ids have the same length, so the messages have, too.
             ids: Counter(1 << 120),

@@ -19,11 +19,15 @@ use crate::id::ResponseId;
 use crate::item::Item;
 use crate::message::Members;
 use crate::response::Echo;
+use crate::seal::Sealer;
 use crate::session::Transport;
 use crate::tool::{NotOffered, ToolChoice, Tools, ToolsRead};
 
 mod input;
+mod sealed;
 mod settings;
+
+pub(crate) use settings::Include;
 
 /// A request for one turn, without its lane and its parent.
 #[derive(Debug)]
@@ -41,7 +45,7 @@ pub(crate) struct CreateRequest {
     pub(crate) frequency_penalty: f32,
     pub(crate) max_output_tokens: Option<u32>,
     pub(crate) top_logprobs: u8,
-    pub(crate) logprobs: bool,
+    pub(crate) include: Include,
     pub(crate) format: TextFormat,
     pub(crate) reasoning_effort: Option<Arc<str>>,
     pub(crate) truncate: bool,
@@ -67,6 +71,7 @@ impl CreateRequest {
         parent: Option<&ResponseId>,
         transport: Transport,
         strict: bool,
+        sealer: &dyn Sealer,
     ) -> Result<Self, Failure> {
         if strict {
             refuse_unknown(message)?;
@@ -80,6 +85,7 @@ impl CreateRequest {
         // A warm-up can be asked for in two ways.
         let generate = generate.unwrap_or(true) && !prewarm.unwrap_or(false);
         let input = read_input(Field::named("input", members.input), message)?;
+        let input = sealed::open(input, sealer)?;
         // Codex opens with a warm-up of nothing but instructions and tools, or not even those.
         if input.is_empty() && parent.is_none() && generate {
             return Err(Failure::missing_required_parameter("input"));
@@ -115,7 +121,7 @@ impl CreateRequest {
             field.integer(0, 20)
         })?;
         let top_logprobs = top_logprobs.unwrap_or(0);
-        let logprobs = Field::optional("include", members.include, settings::includes_logprobs)?;
+        let include = Field::optional("include", members.include, settings::read_include)?;
 
         let text = Text::read(Field::named("text", members.text), message)?;
         let reasoning = Reasoning::read(Field::named("reasoning", members.reasoning))?;
@@ -185,7 +191,7 @@ impl CreateRequest {
             frequency_penalty: frequency_penalty.value,
             max_output_tokens,
             top_logprobs,
-            logprobs: logprobs.unwrap_or(false),
+            include: include.unwrap_or_default(),
             format: text.format,
             reasoning_effort: reasoning.effort.map(Arc::from),
             truncate,

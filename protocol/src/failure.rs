@@ -213,6 +213,16 @@ impl Failure {
         Self::invalid_request("unsupported_value", message, Some(&param.to_string()))
     }
 
+    /// What is sealed in it is not ours, not for this owner, or was changed.
+    pub fn invalid_encrypted_content(param: impl fmt::Display) -> Self {
+        let message = format!(
+            "Invalid value for '{param}': it was not made by this server for this API key, or was \
+             changed on the way. Send what came before it instead."
+        );
+        let param = param.to_string();
+        Self::invalid_request("invalid_encrypted_content", message, Some(&param))
+    }
+
     pub fn integer_below_min_value(param: impl fmt::Display, min: i64) -> Self {
         Self::out_of_range(
             "integer_below_min_value",

@@ -7,12 +7,14 @@
 //! What is not here: sockets, engines, stores, logging, threads. Ids and time are arguments.
 //!
 //! ```
+//! use std::sync::Arc;
 //! use std::time::Duration;
 //!
 //! use turnwire_protocol::action::Action;
 //! use turnwire_protocol::engine::{EngineOutput, FinishReason, Usage};
 //! use turnwire_protocol::id::IdSource;
 //! use turnwire_protocol::limits::Limits;
+//! use turnwire_protocol::seal::Transparent;
 //! use turnwire_protocol::session::{Now, Session, Transport};
 //!
 //! struct Ids(u128);
@@ -25,7 +27,8 @@
 //!
 //! let now = Now { elapsed: Duration::ZERO, unix_seconds: 1_800_000_000 };
 //! let mut ids = Ids(0);
-//! let mut session = Session::new(Transport::WebSocket, Limits::default(), now);
+//! let sealer = Arc::new(Transparent);
+//! let mut session = Session::new(Transport::WebSocket, Limits::default(), sealer, now);
 //!
 //! let message = r#"{"type":"response.create","model":"m","input":"hi","store":false}"#;
 //! session.handle_message(now, &mut ids, message.into());
@@ -48,6 +51,7 @@
 
 pub mod action;
 pub mod chain;
+mod compaction;
 pub mod create;
 pub mod engine;
 pub mod event;
@@ -62,6 +66,7 @@ mod message;
 mod open_item;
 mod pending;
 mod response;
+pub mod seal;
 pub mod session;
 pub mod sse;
 mod steer;

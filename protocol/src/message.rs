@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::field::{Field, members};
 use crate::id::ResponseId;
 use crate::lane::LaneName;
+use crate::seal::Sealer;
 use crate::session::Transport;
 use crate::steer::{Inject, Steer};
 
@@ -58,6 +59,7 @@ impl ClientMessage {
         message: &Bytes,
         transport: Transport,
         strict: bool,
+        sealer: &dyn Sealer,
     ) -> Result<Self, Failure> {
         let text = std::str::from_utf8(message).map_err(Failure::invalid_json)?;
         // Serde would read an array as a struct, too.
@@ -76,7 +78,9 @@ impl ClientMessage {
                 .ok_or_else(|| Failure::missing_required_parameter("type"))?,
         };
         Ok(match &*kind {
-            "response.create" => Self::Create(Create::parse(message, &members, transport, strict)?),
+            "response.create" => {
+                Self::Create(Create::parse(message, &members, transport, strict, sealer)?)
+            }
             "response.cancel" => Self::Cancel(CancelTarget::parse(&members)?),
             "response.steer" => Self::Steer(Steer::parse(message, &members)),
             "response.inject" => Self::Inject(Inject::parse(&members)?),
@@ -92,6 +96,7 @@ impl Create {
         members: &Members<'_>,
         transport: Transport,
         strict: bool,
+        sealer: &dyn Sealer,
     ) -> Result<Self, Failure> {
         let lane = match transport {
             Transport::WebSocket => lane_name(members)?,
@@ -102,8 +107,9 @@ impl Create {
             .transpose();
         let (parent, request) = match parent {
             Ok(parent) => {
+                let named = parent.as_ref();
                 let request =
-                    CreateRequest::parse(message, members, parent.as_ref(), transport, strict);
+                    CreateRequest::parse(message, members, named, transport, strict, sealer);
                 (parent, request.map(Box::new))
             }
             Err(failure) => (None, Err(failure)),

@@ -12,6 +12,7 @@ use crate::event::Outlet;
 use crate::id::{self, IdSource};
 use crate::item::{Item, ItemKind};
 use crate::json::{self, Object};
+use crate::seal::{Content, Sealer};
 use crate::tool::{Tool, ToolName};
 
 /// Bytes of text in one delta at the most, so that no lane holds the others up for longer than it
@@ -105,7 +106,7 @@ impl OpenItem {
     pub(crate) fn announce(&self, outlet: &mut Outlet<'_>) {
         outlet.event("response.output_item.added", 256, |event| {
             event.value("output_index", &self.index);
-            self.write(event.name("item"), "in_progress");
+            self.write(event.name("item"), "in_progress", None);
         });
     }
 
@@ -166,14 +167,16 @@ impl OpenItem {
 
     /// The item as it is so far.
     pub(crate) fn snapshot(&self) -> Item {
-        self.item("in_progress")
+        self.item("in_progress", None)
     }
 
-    /// Ends the item: its `done` events, its bytes, and the call it leaves to be answered.
+    /// Ends the item: its `done` events, its bytes, and the call it leaves to be answered. With
+    /// a sealer a reasoning item carries its text once more, sealed.
     pub(crate) fn close(
         mut self,
         outlet: &mut Outlet<'_>,
         ending: Ending,
+        sealer: Option<&dyn Sealer>,
     ) -> (Item, Option<PendingCall>) {
         // A message that ended by itself has a part, even an empty one.
         if matches!(self.body, Body::Message(None)) && ending == Ending::Completed {
@@ -185,7 +188,7 @@ impl OpenItem {
             Ending::Completed => "completed",
             Ending::Incomplete => "incomplete",
         };
-        let item = self.item(status);
+        let item = self.item(status, sealer);
         outlet.event("response.output_item.done", item.raw().len(), |event| {
             event.value("output_index", &self.index);
             event.raw("item", item.raw());
@@ -266,9 +269,12 @@ impl OpenItem {
         }
     }
 
-    fn item(&self, status: &str) -> Item {
-        let mut raw = Vec::with_capacity(256 + self.body.size());
-        self.write(&mut raw, status);
+    fn item(&self, status: &str, sealer: Option<&dyn Sealer>) -> Item {
+        let sealed = sealer.and_then(|sealer| self.body.seal_reasoning(sealer));
+        let sealed = sealed.as_deref();
+        let capacity = 256 + self.body.size() + sealed.map_or(0, str::len);
+        let mut raw = Vec::with_capacity(capacity);
+        self.write(&mut raw, status, sealed);
         let (kind, call_id) = match &self.body {
             Body::Message(_) => (ItemKind::Message, None),
             Body::Reasoning(_) => (ItemKind::Reasoning, None),
@@ -279,7 +285,7 @@ impl OpenItem {
 
     /// Appends the item. Members without a value are left out: the Open Responses schema takes
     /// no null for them.
-    fn write(&self, out: &mut Vec<u8>, status: &str) {
+    fn write(&self, out: &mut Vec<u8>, status: &str, sealed: Option<&str>) {
         let mut item = Object::open(out);
         item.value("id", &self.id);
         match &self.body {
@@ -294,6 +300,9 @@ impl OpenItem {
                 item.value("status", status);
                 item.raw("summary", b"[]");
                 write_content(&mut item, part.as_ref());
+                if let Some(sealed) = sealed {
+                    item.value("encrypted_content", sealed);
+                }
             }
             Body::Call { call, tool, text } => {
                 item.value("type", call.kind.name());
@@ -320,6 +329,17 @@ impl Body {
                 part.as_mut().filter(|part| part.kind == kind)
             }
             Self::Call { .. } => None,
+        }
+    }
+
+    /// The text of a reasoning item, sealed. None for what is no reasoning, and for one that
+    /// says nothing.
+    fn seal_reasoning(&self, sealer: &dyn Sealer) -> Option<String> {
+        match self {
+            Self::Reasoning(Some(part)) => {
+                Some(sealer.seal(Content::Reasoning, &part.text.plain()))
+            }
+            _ => None,
         }
     }
 
@@ -458,6 +478,13 @@ impl Escaped {
         let start = json.len();
         json::write(json, text);
         self.0.extend_from_slice(&json[start + 1..json.len() - 1]);
+    }
+
+    /// The text itself.
+    fn plain(&self) -> String {
+        let mut json = Vec::with_capacity(self.0.len() + 2);
+        self.write(&mut json);
+        serde_json::from_slice(&json).expect("what was escaped here can be read again")
     }
 
     fn write(&self, json: &mut Vec<u8>) {

@@ -7,6 +7,7 @@ mod ending;
 mod queue;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use crate::id::IdSource;
 use crate::lane::{Lanes, Origin};
 use crate::limits::Limits;
 use crate::message::ClientMessage;
+use crate::seal::Sealer;
 use crate::session::ending::Finished;
 use crate::steer::{Steer, SteerRefusal};
 use crate::turn::{Progress, Turn};
@@ -62,6 +64,7 @@ pub struct SaveFailed;
 pub struct Session {
     transport: Transport,
     limits: Limits,
+    sealer: Arc<dyn Sealer>,
     opened_at: Duration,
     phase: Phase,
     lanes: Lanes,
@@ -108,10 +111,12 @@ enum Stage {
 }
 
 impl Session {
-    pub fn new(transport: Transport, limits: Limits, now: Now) -> Self {
+    /// `sealer` is that of the credential that the connection was opened with.
+    pub fn new(transport: Transport, limits: Limits, sealer: Arc<dyn Sealer>, now: Now) -> Self {
         Self {
             transport,
             limits,
+            sealer,
             opened_at: now.elapsed,
             phase: Phase::Open,
             lanes: Lanes::default(),
@@ -136,7 +141,8 @@ impl Session {
         if message.len() > self.limits.message_bytes {
             return self.handle_oversized(now);
         }
-        match ClientMessage::parse(&message, self.transport, self.limits.strict) {
+        let (transport, strict) = (self.transport, self.limits.strict);
+        match ClientMessage::parse(&message, transport, strict, &*self.sealer) {
             Ok(ClientMessage::Create(create)) => self.admit(ids, create, message.len()),
             Ok(ClientMessage::Cancel(target)) => self.cancel(&target),
             Ok(ClientMessage::Steer(steer)) => self.steer(now, &steer),

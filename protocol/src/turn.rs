@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::action::Action;
 use crate::chain::{CallKind, Chain, EngineState, PendingCall, PendingCalls};
-use crate::create::CreateRequest;
+use crate::create::{CreateRequest, Include};
 use crate::engine::{EngineOutput, FinishReason, ItemStart, TurnRequest, Usage};
 use crate::event::{Event, Outlet, Sequence};
 use crate::failure::Failure;
@@ -16,6 +16,7 @@ use crate::lane::LaneName;
 use crate::open_item::{Ending, OpenItem, PartKind, WrongPiece};
 use crate::pending;
 use crate::response::{Moment, ResponseObject};
+use crate::seal::Sealer;
 use crate::session::Now;
 use crate::steer::{Steer, SteerRefusal};
 use crate::tool::{Tool, ToolName};
@@ -32,6 +33,8 @@ pub(crate) struct Turn {
     pending: PendingCalls,
     store: bool,
     generate: bool,
+    include: Include,
+    sealer: Arc<dyn Sealer>,
     /// Whether `response.created` was sent.
     started: bool,
     /// When the last event was sent.
@@ -64,6 +67,7 @@ impl Turn {
         lane: Option<LaneName>,
         parent: Option<Chain>,
         request: CreateRequest,
+        sealer: Arc<dyn Sealer>,
     ) -> Result<(Self, Box<TurnRequest>), Failure> {
         let none = PendingCalls::default();
         let before = parent.as_ref().map_or(&none, Chain::pending_calls);
@@ -81,6 +85,8 @@ impl Turn {
             pending,
             store: request.store,
             generate: request.generate,
+            include: request.include,
+            sealer,
             started: false,
             silent_since: now.elapsed,
             output: Vec::new(),
@@ -102,7 +108,7 @@ impl Turn {
             frequency_penalty: request.frequency_penalty,
             max_output_tokens: request.max_output_tokens,
             top_logprobs: request.top_logprobs,
-            logprobs: request.logprobs,
+            logprobs: request.include.logprobs,
             format: request.format,
             reasoning_effort: request.reasoning_effort,
             truncate: request.truncate,
@@ -332,7 +338,9 @@ impl Turn {
                 sequence: &mut self.sequence,
                 actions,
             };
-            let (item, call) = item.close(&mut outlet, ending);
+            let sealer = &*self.sealer;
+            let sealer = self.include.sealed_reasoning.then_some(sealer);
+            let (item, call) = item.close(&mut outlet, ending, sealer);
             self.output.push(item);
             self.calls.extend(call);
         }

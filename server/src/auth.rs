@@ -49,6 +49,11 @@ impl Tenant {
     pub fn of_key(key: &[u8]) -> Self {
         Self(Sha256::digest(key).into())
     }
+
+    /// What tells it apart from others, the same on every server.
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 impl Access {

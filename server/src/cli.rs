@@ -69,6 +69,12 @@ pub struct ServeArgs {
     )]
     pub api_key_file: Option<PathBuf>,
 
+    /// File of the keys that seal what clients keep for the server, such as compaction items;
+    /// made if it is not there; servers that share it read each other's [default: in the user's
+    /// data directory]
+    #[arg(long, value_name = "FILE", env = "TURNWIRE_SECRET_FILE")]
+    pub secret_file: Option<PathBuf>,
+
     /// Serve everyone who can connect, on any address
     #[arg(long)]
     pub no_auth: bool,

@@ -9,6 +9,7 @@ mod http;
 pub mod model_files;
 mod quantity;
 mod runner;
+pub mod secret;
 pub mod serve;
 pub mod start;
 pub mod store;

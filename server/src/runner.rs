@@ -23,6 +23,7 @@ use turnwire_protocol::session::{SaveFailed, Session, Transport};
 
 use crate::auth::Tenant;
 use crate::clock::RandomIds;
+use crate::secret::TenantSealer;
 use crate::serve::Server;
 use turns::Turns;
 
@@ -56,7 +57,9 @@ enum Reply {
 
 impl Runner {
     pub(crate) fn new(server: Arc<Server>, owner: Tenant, transport: Transport) -> Self {
-        let session = Session::new(transport, server.limits.clone(), server.clock.now());
+        let sealer = Arc::new(TenantSealer::new(Arc::clone(&server.secret), owner));
+        let now = server.clock.now();
+        let session = Session::new(transport, server.limits.clone(), sealer, now);
         let mut runner = Self {
             server,
             owner,

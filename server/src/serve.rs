@@ -20,6 +20,7 @@ use crate::auth::Access;
 use crate::clock::Clock;
 use crate::engine::Engines;
 use crate::http;
+use crate::secret::Secret;
 use crate::store::Store;
 use crate::websocket::SocketSettings;
 
@@ -57,6 +58,7 @@ pub struct Server {
     pub(crate) engines: Arc<Engines>,
     pub(crate) store: Store,
     pub(crate) access: Access,
+    pub(crate) secret: Arc<Secret>,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     pub(crate) sockets: Arc<SocketSettings>,
@@ -79,6 +81,7 @@ impl Server {
         engines: Engines,
         store: Store,
         access: Access,
+        secret: Secret,
         limits: Limits,
         max_connections: usize,
     ) -> Arc<Self> {
@@ -86,6 +89,7 @@ impl Server {
             engines: Arc::new(engines),
             store,
             access,
+            secret: Arc::new(secret),
             clock: Clock::start(),
             sockets: Arc::new(SocketSettings::new(limits.message_bytes)),
             limits,

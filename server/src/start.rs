@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::engine::load::Loading;
 use crate::engine::spec::EngineSpec;
 use crate::engine::{Engines, Model};
+use crate::secret::{self, Secret};
 use crate::serve::{self, Server};
 use crate::store::{MemoryStore, Store};
 
@@ -36,9 +37,10 @@ const OTHER_FILES: u64 = 128;
 pub fn serve(args: ServeArgs) -> Result<(), StartError> {
     raise_file_limit(args.limits.max_connections.get() as u64);
     let access = access(&args)?;
+    let secret = secret(&args)?;
     let loading = loading(&args)?;
     let runtime = Runtime::new().context("cannot start the runtime")?;
-    let served = runtime.block_on(run(args, access, loading));
+    let served = runtime.block_on(run(args, access, secret, loading));
     // A model may still be loading, on a thread that cannot be interrupted.
     runtime.shutdown_background();
     Ok(served?)
@@ -84,6 +86,17 @@ fn access(args: &ServeArgs) -> Result<Access, StartError> {
     }
 }
 
+fn secret(args: &ServeArgs) -> Result<Secret, StartError> {
+    let secret = match &args.secret_file {
+        Some(file) => Secret::from_file(file),
+        None => {
+            let file = secret::default_path(|name| std::env::var_os(name));
+            Secret::from_default_file(file.as_deref())
+        }
+    };
+    Ok(secret.map_err(anyhow::Error::from)?)
+}
+
 /// Reads what can be read at once, so that a typing error shows before anything is downloaded.
 fn loading(args: &ServeArgs) -> Result<Vec<Loading>, StartError> {
     let specs = if args.engines.is_empty() {
@@ -126,7 +139,12 @@ fn default_engines() -> Result<Vec<EngineSpec>, StartError> {
     ))
 }
 
-async fn run(args: ServeArgs, access: Access, loading: Vec<Loading>) -> anyhow::Result<()> {
+async fn run(
+    args: ServeArgs,
+    access: Access,
+    secret: Secret,
+    loading: Vec<Loading>,
+) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("--listen {}: cannot listen on this address", args.listen))?;
@@ -136,6 +154,7 @@ async fn run(args: ServeArgs, access: Access, loading: Vec<Loading>) -> anyhow::
         Engines::expected(names),
         Store::Memory(MemoryStore::new(budget_bytes)),
         access,
+        secret,
         args.limits.limits(),
         args.limits.max_connections.get(),
     );

@@ -29,6 +29,7 @@ class Turnwire:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                env={**os.environ, "TURNWIRE_SECRET_FILE": str(log.with_suffix(".secret"))},
             )
         try:
             self._wait_until_ready()

@@ -162,14 +162,25 @@ impl Reasoning {
     }
 }
 
-/// Whether `include` asks for log probabilities. Its other values add nothing here.
-pub(crate) fn includes_logprobs(field: Field<'_, '_>) -> Result<bool, Failure> {
-    let mut logprobs = false;
+/// What `include` asks for. Its other values add nothing here.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Include {
+    pub(crate) logprobs: bool,
+    /// Reasoning items carry their text once more, sealed.
+    pub(crate) sealed_reasoning: bool,
+}
+
+pub(crate) fn read_include(field: Field<'_, '_>) -> Result<Include, Failure> {
+    let mut include = Include::default();
     for (index, raw) in field.array()?.into_iter().enumerate() {
         let path = Path::Index(&field.path, index);
-        logprobs |= Field { raw, path }.string()? == "message.output_text.logprobs";
+        match &*(Field { raw, path }.string()?) {
+            "message.output_text.logprobs" => include.logprobs = true,
+            "reasoning.encrypted_content" => include.sealed_reasoning = true,
+            _ => {}
+        }
     }
-    Ok(logprobs)
+    Ok(include)
 }
 
 /// There is one tier here, which is called the default one in the answer.

@@ -145,7 +145,8 @@ impl Session {
             return self.refuse(origin, failure);
         }
         let (id, lane) = (origin.id.clone(), origin.lane.clone());
-        match Turn::start(now, id, lane, parent, *request) {
+        let sealer = Arc::clone(&self.sealer);
+        match Turn::start(now, id, lane, parent, *request, sealer) {
             Ok((making, request)) => {
                 let turn = origin.key;
                 let lane = origin.lane.clone();

@@ -20,6 +20,7 @@ use turnwire_protocol::engine::{
 use turnwire_protocol::id::IdSource;
 use turnwire_protocol::lane::LaneName;
 use turnwire_protocol::limits::Limits;
+use turnwire_protocol::seal::Transparent;
 use turnwire_protocol::session::{Now, SaveFailed, Session, Transport};
 
 use self::watch::Watch;
@@ -55,7 +56,7 @@ pub(crate) fn hear(message: &[u8]) {
             unix_seconds: 1_800_000_000,
         };
         let mut ids = Counter::default();
-        let mut session = Session::new(transport, limits, now);
+        let mut session = Session::new(transport, limits, Arc::new(Transparent), now);
         session.handle_message(now, &mut ids, message.to_vec().into());
         let mut answers = 0;
         while let Some(action) = session.poll_action() {
@@ -160,7 +161,7 @@ impl Play {
             unix_seconds: 1_800_000_000,
         };
         Self {
-            session: Session::new(Transport::WebSocket, limits, now),
+            session: Session::new(Transport::WebSocket, limits, Arc::new(Transparent), now),
             now,
             ids: Counter::default(),
             watch: Watch::default(),

@@ -30,6 +30,7 @@ pub(crate) mod watch;
 use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +42,7 @@ use turnwire_protocol::event::Event;
 use turnwire_protocol::id::IdSource;
 use turnwire_protocol::item::Item;
 use turnwire_protocol::limits::Limits;
+use turnwire_protocol::seal::Transparent;
 use turnwire_protocol::session::{Now, SaveFailed, Session, Transport};
 use turnwire_protocol::tool::ToolChoice;
 
@@ -236,9 +238,10 @@ impl Stage {
     }
 
     fn drive(&mut self, feed: impl FnOnce(&mut Session, Now, &mut Counter)) {
-        let session = self
-            .session
-            .get_or_insert_with(|| Session::new(self.transport, self.limits.clone(), self.now));
+        let session = self.session.get_or_insert_with(|| {
+            let sealer = Arc::new(Transparent);
+            Session::new(self.transport, self.limits.clone(), sealer, self.now)
+        });
         feed(session, self.now, &mut self.ids);
         while let Some(action) = session.poll_action() {
             self.actions.push_back(action);
@@ -510,7 +513,10 @@ fn gist(item: &Item) -> String {
         "function_call_output" | "custom_tool_call_output" => {
             format!("={}", text(&json["output"]))
         }
-        "reasoning" => format!("({})", text(&json["content"])),
+        "reasoning" | "compaction" => match item.revealed() {
+            Some(revealed) => format!("({revealed})"),
+            None => format!("({})", text(&json["content"])),
+        },
         other => other.to_owned(),
     }
 }

@@ -62,6 +62,11 @@ async fn what_cannot_work_ends_with_a_reason_and_a_code() {
             "/no/such/key: No such",
         ),
         (
+            &["--engine", "scripted", "--secret-file", "/no/such/secret"],
+            1,
+            "/no/such/secret: it cannot be made: No such",
+        ),
+        (
             &[
                 "--engine",
                 "scripted",

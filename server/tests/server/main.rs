@@ -11,6 +11,7 @@ mod hostile;
 mod http;
 mod patience;
 mod raw;
+mod sealed;
 mod stored;
 mod support;
 mod transports;

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use turnwire::auth::Access;
 use turnwire::engine::scripted::{Activity, ScriptedEngine};
 use turnwire::engine::{Engine, Engines};
+use turnwire::secret::Secret;
 use turnwire::serve::{Server, serve};
 use turnwire::store::{MemoryStore, Store};
 use turnwire_client::{Connection, Event};
@@ -26,6 +27,7 @@ pub(crate) struct TestServer {
 /// What differs from server to server.
 pub(crate) struct Settings {
     pub(crate) access: Access,
+    pub(crate) secret: Secret,
     pub(crate) limits: Limits,
     pub(crate) max_connections: usize,
 }
@@ -34,6 +36,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             access: Access::Open,
+            secret: Secret::in_memory(),
             limits: Limits::default(),
             max_connections: 100,
         }
@@ -69,11 +72,12 @@ impl TestServer {
     ) -> (Self, Arc<Server>) {
         let Settings {
             access,
+            secret,
             limits,
             max_connections,
         } = settings;
         let store = Store::Memory(MemoryStore::new(1 << 30));
-        let server = Server::new(engines, store, access, limits, max_connections);
+        let server = Server::new(engines, store, access, secret, limits, max_connections);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
