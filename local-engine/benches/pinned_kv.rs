@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 use turnwire_local_engine::{LocalEngine, Options, Tier};
 use turnwire_protocol::chain::{Chain, PendingCalls};
 use turnwire_protocol::engine::{EngineOutput, TurnRequest, Usage};
@@ -53,7 +54,7 @@ impl Cost {
 
 fn run(engine: &LocalEngine, request: TurnRequest) -> (Cost, Chain) {
     let (started, cpu) = (Instant::now(), cpu_seconds());
-    let mut outputs = engine.start(request.clone());
+    let mut outputs = engine.start(request.clone(), CancellationToken::new());
     loop {
         match outputs.blocking_recv().expect("the engine runs") {
             EngineOutput::Finished { usage, state, .. } => {

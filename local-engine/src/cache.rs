@@ -257,15 +257,38 @@ impl<C: Cells> KvCache<C> {
         entry.reserved = 0;
         entry.last_used = now;
         for &(node, len) in marks {
-            match entry.marks.iter_mut().find(|mark| mark.node == node) {
-                Some(mark) => mark.len = len,
-                None => {
-                    entry.marks.push(Mark { node, len });
-                    self.marked.entry(node).or_default().push(branch);
-                }
-            }
+            self.mark(branch, node, len);
         }
         self.trim(branch);
+    }
+
+    fn mark(&mut self, branch: BranchId, node: NodeId, len: u32) {
+        let marks = &mut self.branch_mut(branch).marks;
+        match marks.iter_mut().find(|mark| mark.node == node) {
+            Some(mark) => mark.len = len,
+            None => {
+                marks.push(Mark { node, len });
+                self.marked.entry(node).or_default().push(branch);
+            }
+        }
+    }
+
+    /// `node` ended with `len` tokens while it had no room. What there is of it are the cells it
+    /// had before, or else those of its parent.
+    pub(crate) fn end_without_room(&mut self, node: NodeId, len: u32, parent: Option<NodeId>) {
+        let own = self.marked.get(&node).cloned();
+        let like = own.as_ref().map_or(parent, |_| Some(node));
+        let Some(like) = like else { return };
+        for id in own
+            .or_else(|| self.marked.get(&like).cloned())
+            .unwrap_or_default()
+        {
+            let marks = &self.branches[&id].marks;
+            let mark = marks.iter().find(|mark| mark.node == like);
+            let len = mark.expect("indexed by its marks").len.min(len);
+            self.mark(id, node, len);
+            self.trim(id);
+        }
     }
 
     /// Nobody can name `node` any more.

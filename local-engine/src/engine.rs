@@ -3,6 +3,7 @@
 //! Rendering, tokenising and compiling a grammar happen on the caller's side of the engine
 //! thread, so that one client's long prompt delays no other client's next token.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -10,9 +11,12 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use turnwire_prompt::{Before, Plan};
 use turnwire_protocol::chain::{Chain, EngineState};
-use turnwire_protocol::engine::{EngineFailure, EngineFailureKind, EngineOutput, TurnRequest};
+use turnwire_protocol::engine::{
+    EngineFailure, EngineFailureKind, EngineOutput, FinishReason, TextFormat, TurnRequest, Usage,
+};
 use turnwire_protocol::item::Item;
 
 use crate::cache::Tier;
@@ -20,6 +24,7 @@ use crate::cache::{KvCache, NodeId, Token};
 use crate::head::{Head, Heads};
 use crate::link_state::LinkState;
 use crate::model::{LoadError, Model, memory_bytes};
+use crate::preparing::{Accepted, Preparing, Queued};
 use crate::sampler::Sampler;
 use crate::scheduler::{Command, Counters, Scheduler};
 use crate::turn::{Generation, Job};
@@ -93,6 +98,7 @@ struct Front {
     heads: Mutex<Heads>,
     commands: Sender<Command>,
     counters: Arc<Counters>,
+    preparing: Preparing,
     next_node: AtomicU64,
     seeds: Mutex<fastrand::Rng>,
 }
@@ -126,8 +132,6 @@ const OUTPUT_QUEUE: usize = 64;
 /// Bytes of stack where grammars are compiled and followed, which goes by recursion: the deepest
 /// schema that turnwire-prompt lets pass takes a quarter of it.
 const GRAMMAR_STACK: usize = 32 << 20;
-/// Turns accepted at once, running or waiting for room.
-const LIVE_TURNS: u64 = 1024;
 
 impl LocalEngine {
     /// Loads a GGUF file. Blocks for as long as that takes.
@@ -146,6 +150,7 @@ impl LocalEngine {
             options,
             heads: Mutex::default(),
             commands,
+            preparing: Preparing::new(Arc::clone(&counters)),
             counters: Arc::clone(&counters),
             next_node: AtomicU64::new(1),
             seeds: Mutex::new(seeds),
@@ -190,24 +195,37 @@ impl LocalEngine {
         self.front.model.context
     }
 
-    /// Starts one turn. Dropping the receiver cancels it.
+    /// Starts one turn. Dropping the receiver cancels it; cancelling `wrap_up` ends it soon and
+    /// well, so that it can be continued by what the user has to say.
     ///
-    /// Returns at once: the request is prepared on a thread of its own, since a long prompt or
-    /// a large schema takes longer than an asynchronous caller may be kept.
-    pub fn start(&self, request: TurnRequest) -> mpsc::Receiver<EngineOutput> {
+    /// Returns at once: the request is prepared on another thread, since a long prompt or a
+    /// large schema takes longer than an asynchronous caller may be kept.
+    pub fn start(
+        &self,
+        request: TurnRequest,
+        wrap_up: CancellationToken,
+    ) -> mpsc::Receiver<EngineOutput> {
         let (output, receiver) = mpsc::channel(OUTPUT_QUEUE);
-        let front = Arc::clone(&self.front);
-        if front.counters.live_turns.fetch_add(1, Ordering::Relaxed) >= LIVE_TURNS {
-            front.refuse(&output, overloaded());
-            return receiver;
-        }
-        let refused = output.clone();
-        let spawned = std::thread::Builder::new()
-            .name("local-engine-prepare".to_owned())
-            .stack_size(GRAMMAR_STACK)
-            .spawn(move || front.submit(&request, &output));
-        if spawned.is_err() {
-            self.front.refuse(&refused, overloaded());
+        let preparing = &self.front.preparing;
+        match preparing.push(request, wrap_up, &output) {
+            Queued::Waits => {}
+            Queued::Full => refuse(&output, overloaded()),
+            Queued::NeedsThread => {
+                let front = Arc::clone(&self.front);
+                let spawned = std::thread::Builder::new()
+                    .name("local-engine-prepare".to_owned())
+                    .stack_size(GRAMMAR_STACK)
+                    .spawn(move || {
+                        while let Some(turn) = front.preparing.next() {
+                            front.submit(turn);
+                        }
+                    });
+                if spawned.is_err() {
+                    for turn in preparing.without_thread() {
+                        refuse(&turn.output, overloaded());
+                    }
+                }
+            }
         }
         receiver
     }
@@ -267,30 +285,49 @@ impl Drop for LocalEngine {
     }
 }
 
+/// What became of a request.
+enum Prepared {
+    Job(Box<Job>),
+    /// Its prompt is as long as the request says it must not be.
+    AtThreshold {
+        input_tokens: u64,
+    },
+}
+
 impl Front {
-    fn submit(&self, request: &TurnRequest, output: &mpsc::Sender<EngineOutput>) {
-        match self.prepare(request, output.clone()) {
-            Ok(job) => {
+    fn submit(&self, turn: Accepted) {
+        let output = turn.output.clone();
+        // Grammars are compiled from what clients send, by code that is not ours.
+        let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare(turn)));
+        match prepared {
+            Ok(Ok(Prepared::Job(job))) => {
                 // Room for the first word is certain: the channel is new.
                 let _ = output.try_send(EngineOutput::Started);
-                if self.commands.send(Command::Run(Box::new(job))).is_err() {
-                    self.refuse(output, stopped());
+                if self.commands.send(Command::Run(job)).is_err() {
+                    refuse(&output, stopped());
                 }
             }
-            Err(failure) => self.refuse(output, failure),
+            Ok(Ok(Prepared::AtThreshold { input_tokens })) => {
+                let _ = output.try_send(EngineOutput::Started);
+                let _ = output.try_send(EngineOutput::Finished {
+                    reason: FinishReason::ContextThreshold,
+                    usage: Usage {
+                        input_tokens,
+                        ..Usage::default()
+                    },
+                    state: None,
+                });
+            }
+            Ok(Err(failure)) => refuse(&output, failure),
+            Err(_) => {
+                tracing::error!("preparing a turn panicked");
+                refuse(&output, broke());
+            }
         }
     }
 
-    fn refuse(&self, output: &mpsc::Sender<EngineOutput>, failure: EngineFailure) {
-        self.counters.live_turns.fetch_sub(1, Ordering::Relaxed);
-        let _ = output.try_send(EngineOutput::Failed(failure));
-    }
-
-    fn prepare(
-        &self,
-        request: &TurnRequest,
-        output: mpsc::Sender<EngineOutput>,
-    ) -> Result<Job, EngineFailure> {
+    fn prepare(&self, turn: Accepted) -> Result<Prepared, EngineFailure> {
+        let request = &turn.request;
         let head = self.head(request)?;
         let parent = request
             .parent
@@ -305,11 +342,29 @@ impl Front {
             .as_ref()
             .map_or(Before::Closed, |parent| parent.before);
         let items: Vec<&Item> = request.input.iter().collect();
-        let delta =
-            self.model
-                .tokenize(&self.model.format.segment(before, &items, plan.as_ref())?);
+        let segment = |opening: Option<&str>| {
+            let text = self.model.format.segment(before, &items, opening)?;
+            Ok(self.model.tokenize(&text))
+        };
+        let opening = plan.as_ref().map(|plan| plan.opening.as_str());
+        let delta: Vec<Token> = segment(opening)?;
         let inherited = head.ids.len() + parent.as_ref().map_or(0, |parent| parent.total as usize);
         let prompt = inherited + delta.len();
+        let threshold = request.compact_threshold;
+        if threshold.is_some_and(|threshold| prompt as u64 >= threshold) {
+            return Ok(Prepared::AtThreshold {
+                input_tokens: prompt as u64,
+            });
+        }
+        if prompt == 0 && request.generate {
+            return Err(EngineFailure {
+                kind: EngineFailureKind::Invalid,
+                message: "There is nothing to answer: the prompt is empty. Add a message to \
+                          'input', or 'instructions'."
+                    .to_owned(),
+                param: Some("input".to_owned()),
+            });
+        }
         let context = self.model.context as usize;
         // One cell at least must be left for output, or for the token after a warm-up.
         if prompt >= context {
@@ -323,19 +378,30 @@ impl Front {
             });
         }
         let room = (context - prompt) as u32;
+        let quiet = match opening {
+            Some(opening) if !opening.is_empty() => {
+                let unopened = segment(Some(""))?;
+                let same = delta.iter().zip(&unopened).take_while(|(a, b)| a == b);
+                same.count()
+            }
+            _ => delta.len(),
+        };
         let generation = plan
             .map(|plan| self.generation(request, plan, room))
             .transpose()?;
-        Ok(Job {
+        Ok(Prepared::Job(Box::new(Job {
             engine: self.id,
             node: NodeId(self.next_node.fetch_add(1, Ordering::Relaxed)),
             head,
             parent,
             delta,
+            quiet,
             generation,
-            output,
+            output: turn.output,
+            wrap_up: turn.wrap_up,
+            slot: Some(turn.slot),
             release: self.commands.clone(),
-        })
+        })))
     }
 
     fn generation(
@@ -361,6 +427,7 @@ impl Front {
             sampler: Sampler::new(request, rng),
             matcher,
             parser: plan.parser,
+            prose: matches!(request.format, TextFormat::Text),
             max_output: request.max_output_tokens.unwrap_or(room).clamp(1, room),
             logprobs: request.logprobs,
             top_logprobs: usize::from(request.top_logprobs),
@@ -434,10 +501,23 @@ impl Front {
     }
 }
 
+/// Ends a turn that has not started. Room is certain: the channel is new.
+fn refuse(output: &mpsc::Sender<EngineOutput>, failure: EngineFailure) {
+    let _ = output.try_send(EngineOutput::Failed(failure));
+}
+
 fn overloaded() -> EngineFailure {
     EngineFailure {
         kind: EngineFailureKind::Overloaded,
         message: "The server is overloaded. Please try again later.".to_owned(),
+        param: None,
+    }
+}
+
+fn broke() -> EngineFailure {
+    EngineFailure {
+        kind: EngineFailureKind::Internal,
+        message: "The server failed to prepare this request.".to_owned(),
         param: None,
     }
 }

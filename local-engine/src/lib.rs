@@ -16,9 +16,11 @@ mod engine;
 mod head;
 mod link_state;
 mod model;
+mod preparing;
 mod sampler;
 mod scheduler;
 mod turn;
+mod wrap_up;
 
 pub use cache::Tier;
 pub use engine::{Inspection, LocalEngine, Options, Stats};

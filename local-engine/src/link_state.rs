@@ -28,10 +28,18 @@ pub(crate) struct LinkState {
 impl LinkState {
     /// All ids from the first response to this one. Costs the length of the chain.
     pub(crate) fn gather(&self) -> Vec<Token> {
+        self.tail(self.total)
+    }
+
+    /// The last `count` ids, those of responses before this one included. Costs what it gives.
+    pub(crate) fn tail(&self, count: u32) -> Vec<Token> {
         let mut segments: Vec<&[Token]> = Vec::new();
+        let mut left = count as usize;
         let mut link = Some(self);
-        while let Some(state) = link {
-            segments.push(&state.ids);
+        while let Some(state) = link.filter(|_| left > 0) {
+            let taken = left.min(state.ids.len());
+            segments.push(&state.ids[state.ids.len() - taken..]);
+            left -= taken;
             link = state.base.as_deref();
         }
         segments.into_iter().rev().flatten().copied().collect()

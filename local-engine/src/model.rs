@@ -78,6 +78,8 @@ const SMALL: u64 = 1_000_000_000;
 const DEFAULT_CELLS: u32 = 32 * 1024;
 /// A conversation shorter than this is of no use to an agent.
 const FEWEST_CELLS: u32 = 512;
+/// No machine has room for more, and a few times as many can still be counted with 32 bits.
+const MOST_CELLS: u32 = 1 << 30;
 
 fn backend() -> &'static LlamaBackend {
     static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
@@ -283,12 +285,12 @@ fn cells(llama: &LlamaModel, options: &Options) -> u32 {
         all / 4 / bytes_per_cell(llama)
     });
     let default = u64::from(trained.max(DEFAULT_CELLS)).min(affordable) as u32;
-    // llama.cpp pads the context to a multiple of 256; a size that is one already stays what it is.
-    options
-        .kv_cells
-        .unwrap_or(default)
-        .max(FEWEST_CELLS)
-        .next_multiple_of(256)
+    whole_cells(options.kv_cells.unwrap_or(default))
+}
+
+/// llama.cpp pads the context to a multiple of 256; a size that is one already stays what it is.
+fn whole_cells(wanted: u32) -> u32 {
+    wanted.clamp(FEWEST_CELLS, MOST_CELLS).next_multiple_of(256)
 }
 
 /// Keys and values of one token in all layers, as 16-bit floats.
@@ -387,5 +389,17 @@ impl Cells for Context<'_> {
 
     fn restore(&mut self, saved: &SeqState, seq: Seq) -> bool {
         self.llama.state_seq_set(saved, seq).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_number_of_cells_becomes_one_that_can_be_asked_for() {
+        assert_eq!(whole_cells(0), FEWEST_CELLS);
+        assert_eq!(whole_cells(1_000), 1_024);
+        assert_eq!(whole_cells(u32::MAX), MOST_CELLS);
     }
 }

@@ -100,6 +100,7 @@ impl<'a> Scheduler<'a> {
     pub(crate) fn run(mut self) {
         while self.take_commands() {
             self.drop_cancelled();
+            self.wrap_up();
             self.leaving.retain_mut(|turn| !turn.flush());
             self.admit();
             self.step();
@@ -152,7 +153,6 @@ impl<'a> Scheduler<'a> {
                     cache.finish(grant.branch, &[]);
                 }
                 counters.cancelled_turns.fetch_add(1, Ordering::Relaxed);
-                counters.live_turns.fetch_sub(1, Ordering::Relaxed);
                 return false;
             }
             true
@@ -162,11 +162,31 @@ impl<'a> Scheduler<'a> {
             if gone {
                 cache.release(turn.node());
                 counters.cancelled_turns.fetch_add(1, Ordering::Relaxed);
-                counters.live_turns.fetch_sub(1, Ordering::Relaxed);
             }
             !gone
         });
         self.leaving.retain(|turn| !turn.is_cancelled());
+    }
+
+    /// Ends the turns that were asked to wrap up and can. One that waits keeps its prompt, and
+    /// what it would have continued is where its successor finds it.
+    fn wrap_up(&mut self) {
+        for index in (0..self.running.len()).rev() {
+            if self.running[index].may_wrap_up() {
+                self.end(index, FinishReason::WrappedUp);
+            }
+        }
+        for index in (0..self.waiting.len()).rev() {
+            if self.waiting[index].may_wrap_up() {
+                let turn = self.waiting.remove(index);
+                let mut turn = turn.expect("an index below its length");
+                turn.wrap_up(self.model);
+                let (node, parent) = (turn.node(), turn.parent());
+                self.cache.end_without_room(node, turn.len(), parent);
+                turn.finish(FinishReason::WrappedUp, self.model);
+                self.leave(turn);
+            }
+        }
     }
 
     /// Lets waiting turns in, first come first served, as long as there is room.
@@ -381,6 +401,9 @@ impl<'a> Scheduler<'a> {
     fn end(&mut self, index: usize, reason: FinishReason) {
         let mut turn = self.running.swap_remove(index);
         let grant = turn.grant.take().expect("running turns have room");
+        if reason == FinishReason::WrappedUp {
+            turn.wrap_up(self.model);
+        }
         let marks = turn.marks(self.cache.len(grant.branch));
         self.cache.finish(grant.branch, &marks);
         turn.finish(reason, self.model);
@@ -397,7 +420,7 @@ impl<'a> Scheduler<'a> {
     }
 
     fn leave(&mut self, mut turn: Turn) {
-        self.counters.live_turns.fetch_sub(1, Ordering::Relaxed);
+        turn.give_back_slot();
         if !turn.flush() {
             self.leaving.push(turn);
         }

@@ -7,8 +7,10 @@ use std::sync::mpsc::Sender;
 use llguidance::Matcher;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
-use turnwire_prompt::Before;
-use turnwire_prompt::parser::OutputParser;
+use tokio_util::sync::CancellationToken;
+use turnwire_prompt::format::REASONING_END;
+use turnwire_prompt::parser::{Inside, OutputParser};
+use turnwire_prompt::{Before, Text};
 use turnwire_protocol::chain::EngineState;
 use turnwire_protocol::engine::{
     EngineFailure, EngineFailureKind, EngineOutput, FinishReason, TokenLogprob, TopLogprob, Usage,
@@ -18,8 +20,10 @@ use crate::cache::{Grant, NodeId, Token, Want};
 use crate::head::Head;
 use crate::link_state::LinkState;
 use crate::model::Model;
+use crate::preparing::Slot;
 use crate::sampler::{Sampler, log_probabilities};
 use crate::scheduler::Command;
+use crate::wrap_up::{LAST_TOKENS, Sentence};
 
 /// A prepared request: rendered, tokenised, and known to fit the context.
 pub(crate) struct Job {
@@ -30,9 +34,16 @@ pub(crate) struct Job {
     pub(crate) parent: Option<Arc<LinkState>>,
     /// Ids of the new part of the prompt.
     pub(crate) delta: Vec<Token>,
+    /// How many of them stay if the turn ends before the model has said anything: all but the
+    /// opening of a call that it was made to begin with.
+    pub(crate) quiet: usize,
     /// None for a warm-up.
     pub(crate) generation: Option<Generation>,
     pub(crate) output: mpsc::Sender<EngineOutput>,
+    /// Asks for an early end, because the user has something to say.
+    pub(crate) wrap_up: CancellationToken,
+    /// Given back when the turn ends.
+    pub(crate) slot: Option<Slot>,
     pub(crate) release: Sender<Command>,
 }
 
@@ -41,6 +52,8 @@ pub(crate) struct Generation {
     pub(crate) sampler: Sampler,
     pub(crate) matcher: Option<Matcher>,
     pub(crate) parser: OutputParser,
+    /// Whether messages are sentences, which can be complete before the model ends them.
+    pub(crate) prose: bool,
     /// The client's `max_output_tokens`, or what the context leaves.
     pub(crate) max_output: u32,
     pub(crate) logprobs: bool,
@@ -57,10 +70,15 @@ pub(crate) struct Turn {
     own: Vec<Token>,
     /// Tokens not yet in cells, in order.
     pending: VecDeque<Token>,
+    /// Tokens of the whole prompt.
+    input_tokens: u32,
     /// Of the prompt, when it was first admitted.
     cached: Option<u32>,
     output_tokens: u32,
     reasoning_tokens: u32,
+    sentence: Sentence,
+    /// Tokens of an open message that were made since the turn was to wrap up.
+    last_tokens: u32,
     /// Output the channel had no room for. While there is any, the turn pauses.
     outbox: VecDeque<EngineOutput>,
     /// Reused from token to token.
@@ -80,21 +98,30 @@ const OUTPUT_RESERVE: u32 = 256;
 impl Turn {
     pub(crate) fn new(mut job: Job) -> Self {
         let own = std::mem::take(&mut job.delta);
-        Self {
+        let mut turn = Self {
             job,
             grant: None,
             own,
             pending: VecDeque::new(),
+            input_tokens: 0,
             cached: None,
             output_tokens: 0,
             reasoning_tokens: 0,
+            sentence: Sentence::default(),
+            last_tokens: 0,
             outbox: VecDeque::new(),
             bytes: Vec::new(),
-        }
+        };
+        turn.input_tokens = turn.len();
+        turn
     }
 
     pub(crate) fn node(&self) -> NodeId {
         self.job.node
+    }
+
+    pub(crate) fn parent(&self) -> Option<NodeId> {
+        self.job.parent.as_ref().map(|parent| parent.node)
     }
 
     /// Tokens before its own: the head and the parents' segments.
@@ -129,7 +156,7 @@ impl Turn {
             parent: if parked {
                 Some(self.job.node)
             } else {
-                self.job.parent.as_ref().map(|parent| parent.node)
+                self.parent()
             },
             head: self.job.head.key,
             prompt_len: self.len(),
@@ -142,22 +169,17 @@ impl Turn {
     /// It has room, and `grant.cached` tokens are there already.
     pub(crate) fn admit(&mut self, grant: Grant) {
         let base = self.base();
+        let parents = self.job.parent.as_ref();
         self.pending = if grant.cached >= base {
             self.own[(grant.cached - base) as usize..]
                 .iter()
                 .copied()
                 .collect()
-        } else if let Some(parent) = self
-            .job
-            .parent
-            .as_ref()
-            .filter(|_| grant.cached + 1 == base)
-            && let Some(&last) = parent.ids.last()
-        {
+        } else if let Some(parents) = parents.filter(|p| base - grant.cached <= p.total) {
             // The usual turn: the parent's last token was sampled but never fed.
-            std::iter::once(last)
-                .chain(self.own.iter().copied())
-                .collect()
+            let mut pending = parents.tail(base - grant.cached);
+            pending.extend_from_slice(&self.own);
+            pending.into()
         } else {
             self.ids()[grant.cached as usize..]
                 .iter()
@@ -218,11 +240,19 @@ impl Turn {
         let Some(token) = generation.sampler.sample(logits, allowed.as_ref()) else {
             return Err(broken());
         };
+        let ends = model.ends_generation(token) && !generation.ignore_end;
+        model.piece(token, &mut self.bytes);
+        if self.job.wrap_up.is_cancelled() && generation.parser.inside() == Inside::Message {
+            if !ends && generation.prose && self.sentence.ends_before(&self.bytes) {
+                // It would begin another sentence.
+                return Ok(Progress::Ends(FinishReason::WrappedUp));
+            }
+            self.last_tokens += 1;
+        }
         self.own.push(token);
         self.pending.push_back(token);
         self.output_tokens += 1;
         let mut out = Vec::new();
-        let ends = model.ends_generation(token) && !generation.ignore_end;
         let mut done = ends;
         if !ends {
             if let Some(matcher) = &mut generation.matcher {
@@ -230,7 +260,6 @@ impl Turn {
                 // Nothing may follow: the end-of-turn token need not be decoded to know it.
                 done = matcher.is_stopped();
             }
-            model.piece(token, &mut self.bytes);
             let logprob = generation.logprobs.then(|| {
                 let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
                 let (logprob, top) = log_probabilities(logits, token, generation.top_logprobs);
@@ -251,6 +280,7 @@ impl Turn {
                 }
             });
             generation.parser.push(&self.bytes, logprob, &mut out);
+            self.sentence.read(&self.bytes);
             self.reasoning_tokens += u32::from(generation.parser.in_reasoning());
         }
         let cut = self.output_tokens >= generation.max_output;
@@ -267,6 +297,81 @@ impl Turn {
         })
     }
 
+    /// Whether the turn was asked to wrap up, and can at this point: it has said nothing yet, or
+    /// is between two items, or at the end of a sentence, or has gone on for long enough.
+    pub(crate) fn may_wrap_up(&self) -> bool {
+        self.job.wrap_up.is_cancelled()
+            && self.job.generation.as_ref().is_some_and(|generation| {
+                match generation.parser.inside() {
+                    Inside::Nothing | Inside::Reasoning => true,
+                    Inside::Message => {
+                        (generation.prose && self.sentence.ended())
+                            || self.last_tokens >= LAST_TOKENS
+                    }
+                    Inside::Call => false,
+                }
+            })
+    }
+
+    /// Ends the output where it is, so that another message can follow: closes the open item if
+    /// it can be said to be complete, and takes back what was made but belongs to no item.
+    pub(crate) fn wrap_up(&mut self, model: &Model) {
+        let Some(generation) = &mut self.job.generation else {
+            return;
+        };
+        let mut out = Vec::new();
+        let mut held = 0;
+        match generation.parser.inside() {
+            Inside::Reasoning => {
+                let end = Text {
+                    pieces: vec![REASONING_END.to_owned()],
+                };
+                let ids = model.tokenize(&end);
+                let more = ids.len() as u32;
+                if self.output_tokens + more <= generation.max_output {
+                    generation
+                        .parser
+                        .push(REASONING_END.as_bytes(), None, &mut out);
+                    self.own.extend(ids);
+                    self.output_tokens += more;
+                    self.reasoning_tokens += more;
+                } else {
+                    generation.parser.finish(false, &mut out);
+                }
+            }
+            Inside::Message
+                if generation.prose
+                    && (self.sentence.ended() || self.last_tokens < LAST_TOKENS) =>
+            {
+                held = generation.parser.stop(&mut out);
+            }
+            Inside::Message | Inside::Call => generation.parser.finish(false, &mut out),
+            Inside::Nothing => held = generation.parser.stop(&mut out),
+        }
+        self.take_back(held, model);
+        for output in out {
+            self.send(output);
+        }
+    }
+
+    /// Drops generated tokens from the end that consist of the last `bytes` of the output.
+    fn take_back(&mut self, mut bytes: usize, model: &Model) {
+        let prompt = (self.input_tokens - self.base()) as usize;
+        while self.own.len() > prompt
+            && let Some(&last) = self.own.last()
+        {
+            model.piece(last, &mut self.bytes);
+            if self.bytes.len() > bytes {
+                break;
+            }
+            bytes -= self.bytes.len();
+            self.own.pop();
+        }
+        if self.own.len() == prompt {
+            self.own.truncate(self.job.quiet);
+        }
+    }
+
     /// The last word: what it cost, and the state that its link is to keep.
     pub(crate) fn finish(&mut self, reason: FinishReason, model: &Model) {
         let total =
@@ -277,7 +382,7 @@ impl Turn {
             _ => Before::Open,
         };
         let usage = Usage {
-            input_tokens: u64::from(self.len() - self.output_tokens),
+            input_tokens: u64::from(self.input_tokens),
             cached_tokens: u64::from(self.cached.unwrap_or(0)),
             output_tokens: u64::from(self.output_tokens),
             reasoning_tokens: u64::from(self.reasoning_tokens),
@@ -303,6 +408,8 @@ impl Turn {
     /// the branch is the first to have that behind this head.
     pub(crate) fn marks(&self, len: u32) -> Vec<(NodeId, u32)> {
         let base = self.base();
+        // Fewer than that are its own if some were taken back.
+        let len = len.min(self.len());
         let parent = self
             .job
             .parent
@@ -313,6 +420,11 @@ impl Turn {
             .into_iter()
             .chain([(self.job.node, len)])
             .collect()
+    }
+
+    /// It has ended, even if its last words were not taken yet.
+    pub(crate) fn give_back_slot(&mut self) {
+        self.job.slot = None;
     }
 
     pub(crate) fn fail(&mut self, failure: EngineFailure) {

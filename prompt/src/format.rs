@@ -31,6 +31,9 @@ pub(crate) use self::calls::{
 /// part of their output all the same.
 pub const MARKERS: [&str; 5] = [CALL_OPEN, CALL_CLOSE, THINK_OPEN, THINK_CLOSE, PYTHON_TAG];
 
+/// Ends reasoning, wherever in it.
+pub const REASONING_END: &str = "\n</think>";
+
 /// What is assumed of a model that comes without a template.
 const CHATML: &str = "{% for message in messages %}\
 {{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}\
@@ -131,12 +134,12 @@ impl ChatFormat {
     }
 
     /// What a turn appends: the close of what stands before, `items`, and, if the model is to
-    /// go on (`plan`), the generation prompt and the plan's opening.
+    /// go on, the generation prompt and the opening of its plan.
     pub fn segment(
         &self,
         before: Before,
         items: &[&Item],
-        plan: Option<&Plan>,
+        opening: Option<&str>,
     ) -> Result<Text, Refusal> {
         let mut rendered = match before {
             Before::Closed => String::new(),
@@ -159,7 +162,7 @@ impl ChatFormat {
             Some(Message::Assistant { .. }) => Stub::User,
             Some(Message::System(_) | Message::User(_)) | None => Stub::Assistant,
         };
-        let mode = match plan {
+        let mode = match opening {
             Some(_) => Mode::Generate,
             None => Mode::Stop,
         };
@@ -167,9 +170,7 @@ impl ChatFormat {
             .shape
             .delta(&self.template, stub, &messages, &ids, mode)
             .map_err(|error| refusal(&error))?;
-        if let Some(plan) = plan {
-            rendered += &plan.opening;
-        }
+        rendered += opening.unwrap_or_default();
         Ok(marks::cut(&rendered))
     }
 

@@ -90,6 +90,17 @@ enum StringState {
     Escape,
 }
 
+/// What an output is in the middle of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inside {
+    /// Nothing that an item has begun for: the last item is complete, or can be completed by
+    /// [`OutputParser::stop`].
+    Nothing,
+    Reasoning,
+    Message,
+    Call,
+}
+
 impl OutputParser {
     /// For an output that is text and nothing else.
     pub fn plain() -> Self {
@@ -137,6 +148,27 @@ impl OutputParser {
     /// Whether the last pushed token belongs to reasoning.
     pub fn in_reasoning(&self) -> bool {
         self.in_reasoning
+    }
+
+    pub fn inside(&self) -> Inside {
+        match self.state {
+            State::Reasoning => Inside::Reasoning,
+            State::Text if self.open => Inside::Message,
+            State::Arguments { .. } | State::Tail => Inside::Call,
+            State::Gap(_) | State::Text | State::Header { .. } | State::Whole { .. } => {
+                Inside::Nothing
+            }
+        }
+    }
+
+    /// The model was stopped outside of a call: closes the open item, and forgets what was pushed
+    /// but belongs to none, such as white space or half a marker. Says how many bytes that were.
+    pub fn stop(&mut self, out: &mut Vec<EngineOutput>) -> usize {
+        self.end_item(out);
+        let held = self.tape.bytes().len();
+        self.tape.skip(held);
+        self.state = State::Gap(Gap::AfterCall);
+        held
     }
 
     /// The model stopped. Gives out what was held back and, if `complete`, closes the open

@@ -121,12 +121,8 @@ fn head(format: &ChatFormat, instructions: Option<&str>, tools: &Tools) -> Strin
 fn segment(format: &ChatFormat, before: Before, json: &str, generate: bool) -> String {
     let items = items(json);
     let items: Vec<&Item> = items.iter().collect();
-    let plan = generate.then(|| Plan {
-        opening: String::new(),
-        grammar: None,
-        parser: crate::parser::OutputParser::plain(),
-    });
-    text(&format.segment(before, &items, plan.as_ref()).unwrap())
+    let opening = generate.then_some("");
+    text(&format.segment(before, &items, opening).unwrap())
 }
 
 /// What the template itself makes of a whole conversation, given as JSON messages.

@@ -89,9 +89,9 @@ impl Engine for LlamaEngine {
     fn start(
         &self,
         request: TurnRequest,
-        _wrap_up: CancellationToken,
+        wrap_up: CancellationToken,
     ) -> BoxStream<'static, EngineOutput> {
-        let mut output = self.local.start(request);
+        let mut output = self.local.start(request, wrap_up);
         stream::poll_fn(move |cx| output.poll_recv(cx)).boxed()
     }
 }
