@@ -216,7 +216,10 @@ impl Watch {
             let row = if self.ended.is_empty() { 53 } else { 54 };
             self.blame(
                 row,
-                format!("the first `sequence_number` is {number:?} and not 0"),
+                format!(
+                    "the first `sequence_number` is {} and not 0",
+                    event.json["sequence_number"]
+                ),
             );
         }
         let fresh = Running {
@@ -274,8 +277,8 @@ impl Watch {
             broken.push((
                 53,
                 format!(
-                    "expected `sequence_number` {}; {number:?} came",
-                    turn.next_number
+                    "expected `sequence_number` {}; {} came",
+                    turn.next_number, event.json["sequence_number"]
                 ),
             ));
         }
