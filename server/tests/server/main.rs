@@ -5,6 +5,7 @@
 mod auth;
 mod binary;
 mod chat;
+mod check;
 mod client;
 mod drain;
 mod hostile;

@@ -1,0 +1,99 @@
+//! `turnwire check` against this server: every rule that can be seen from outside holds.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use turnwire::auth::{Access, Tenant};
+use turnwire_check::{Check, Report, Status};
+use turnwire_protocol::limits::Limits;
+
+use crate::support::*;
+
+/// A model that does what the checklist asks for: it counts for long, and it reasons.
+const SCRIPT: &str = r#"
+    [[reply]]
+    user_contains = "Count from 1 to 2000"
+    steps = [{ text = "1 2 3 4 5 6 7 8 ", repeat = 10000, delay_ms = 2 }]
+
+    [[reply]]
+    user_contains = "Which is larger"
+    steps = [{ reasoning = "17 times 3 is 51." }, { text = "17 times 3." }]
+"#;
+
+/// What cannot be seen from outside, what this server says that it does not have, and what the
+/// script does not do.
+const MAY_SKIP: &[u16] = &[
+    // The age limit is judged below; limits, shutdown, memory, disk and time cannot be seen.
+    25, 26, 27, 28, 104, 105, 114, //
+    // Custom tools, reasoning summaries, some HTTP endpoints.
+    63, 64, 171, //
+    // No engine refuses, fails or limits rates on request.
+    75, 76, 82, //
+    // Other programs.
+    174, 175, 176, 177, 178,
+];
+
+/// What no conversation judges yet.
+const UNJUDGED: RangeInclusive<u16> = 85..=168;
+
+/// What this server does not do yet, and does not refuse either: encrypted reasoning.
+const MAY_FAIL: &[u16] = &[66];
+
+#[tokio::test]
+async fn every_rule_that_can_be_seen_holds() {
+    let settings = Settings {
+        access: Access::Keys([Tenant::of_key(b"one")].into()),
+        max_connections: 1000,
+        ..Settings::default()
+    };
+    let server = TestServer::with(SCRIPT, settings).await;
+    let report = Check::new(server.url("/v1"))
+        .key("one")
+        .run()
+        .await
+        .unwrap();
+    let new = |status, known: &[u16]| {
+        let mut rows = rows(&report, status);
+        rows.retain(|row| !known.contains(row) && !UNJUDGED.contains(row));
+        rows
+    };
+    let table = report.table(false);
+    assert_eq!(new(Status::Fail, MAY_FAIL), [0; 0], "{table}");
+    assert_eq!(new(Status::Skip, MAY_SKIP), [0; 0], "{table}");
+}
+
+#[tokio::test]
+async fn the_age_limit_is_judged_where_it_is_short_enough_to_wait_for() {
+    let age = Duration::from_millis(300);
+    let settings = Settings {
+        limits: Limits {
+            connection_age: Some(age),
+            ..Limits::default()
+        },
+        ..Settings::default()
+    };
+    let server = TestServer::with(SCRIPT, settings).await;
+    let check = Check::new(server.url("/v1")).rows([25, 26]).age_limit(age);
+    let report = check.run().await.unwrap();
+    assert_eq!(
+        rows(&report, Status::Pass),
+        [25, 26],
+        "{}",
+        report.table(false)
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_and_a_model_that_is_not_served_are_no_failures() {
+    let nowhere = Check::new("http://127.0.0.1:1/v1").run().await;
+    let error = nowhere.unwrap_err().to_string();
+    assert!(error.contains("http://127.0.0.1:1/v1"), "{error}");
+    let server = TestServer::start("").await;
+    let unknown = Check::new(server.url("/v1")).model("gpt-9").run().await;
+    let error = unknown.unwrap_err().to_string();
+    assert!(error.contains("gpt-9"), "{error}");
+}
+
+fn rows(report: &Report, status: Status) -> Vec<u16> {
+    report.with(status).map(|finding| finding.row).collect()
+}
