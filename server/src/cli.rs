@@ -75,6 +75,25 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FILE", env = "TURNWIRE_SECRET_FILE")]
     pub secret_file: Option<PathBuf>,
 
+    /// Serve HTTPS and wss:// only, with this certificate: PEM, the server's own first, then those
+    /// that lead to its root
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TURNWIRE_TLS_CERT",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The private key of --tls-cert: PEM, unencrypted
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "TURNWIRE_TLS_KEY",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+
     /// Serve everyone who can connect, on any address
     #[arg(long)]
     pub no_auth: bool,
@@ -249,6 +268,8 @@ mod tests {
             (["--connection-age", "1d"], "--connection-age"),
             (["--listen", "8080"], "--listen"),
             (["--max-running", "0"], "--max-running"),
+            (["--tls-cert", "cert.pem"], "--tls-key"),
+            (["--tls-key", "key.pem"], "--tls-cert"),
         ] {
             let error = serve(&flags).unwrap_err();
             assert_eq!(error.exit_code(), 2);

@@ -44,8 +44,8 @@ pub(crate) async fn run(mut socket: Box<Socket>, server: Arc<Server>, owner: Ten
     let mut runner = Box::new(runner);
     let mut next_ping = Instant::now() + PING_INTERVAL;
     let mut alarm = pin!(sleep_until(next_ping));
-    let mut taking = Patience::default();
-    let mut heard = Patience::default();
+    let mut taking = Patience::since(socket.bytes_taken());
+    let mut heard = Patience::since(socket.bytes_heard());
     let mut drained = false;
     loop {
         while let Some(event) = runner.next_event() {
@@ -110,13 +110,16 @@ pub(crate) async fn run(mut socket: Box<Socket>, server: Arc<Server>, owner: Ten
 }
 
 /// Counts the intervals for which a sign of life has not changed.
-#[derive(Default)]
 struct Patience {
     sign: u64,
     intervals: u32,
 }
 
 impl Patience {
+    fn since(sign: u64) -> Self {
+        Self { sign, intervals: 0 }
+    }
+
     /// Whether the sign has been the same for too long. To be asked once in an interval.
     fn ends(&mut self, sign: u64) -> bool {
         self.intervals = if sign == self.sign {

@@ -26,7 +26,7 @@ use crate::auth::{Tenant, Unauthorized};
 use crate::clock::RandomIds;
 use crate::connection;
 use crate::engine::Model;
-use crate::serve::{Place, Server};
+use crate::serve::{Place, Refusal, Server};
 use crate::websocket::{Handshake, NotAWebSocket, Socket};
 use answer::Answer;
 
@@ -46,8 +46,11 @@ pub(crate) async fn handle(
 }
 
 async fn route(server: Arc<Server>, place: Arc<Place>, request: Request<Incoming>) -> Answer {
-    if !place.granted() {
-        return answer::failure(&answer::too_many_connections());
+    if let Some(refusal) = place.refusal() {
+        return answer::failure(&match refusal {
+            Refusal::TooManyConnections => answer::too_many_connections(),
+            Refusal::NotSecure => answer::https_required(),
+        });
     }
     let path = request.uri().path().to_owned();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);

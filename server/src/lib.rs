@@ -13,5 +13,7 @@ pub mod secret;
 pub mod serve;
 pub mod start;
 pub mod store;
+mod stream;
 pub mod telemetry;
+pub mod tls;
 mod websocket;

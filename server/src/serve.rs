@@ -22,6 +22,8 @@ use crate::engine::Engines;
 use crate::http;
 use crate::secret::Secret;
 use crate::store::Store;
+use crate::stream::Stream;
+use crate::tls::{Insecure, Tls};
 use crate::websocket::SocketSettings;
 
 /// How long the head of a request may take to arrive, and how long an HTTP connection may idle.
@@ -69,11 +71,26 @@ pub struct Server {
     refusals: Arc<Semaphore>,
 }
 
+/// Where connections come from, and whether they have to be secure.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    tls: Option<Tls>,
+}
+
 /// A connection's share of the limit on connections, for as long as the connection lasts.
 #[derive(Debug)]
 pub(crate) struct Place {
-    granted: bool,
+    refusal: Option<Refusal>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// Why a connection is there only to be told that it cannot be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    TooManyConnections,
+    /// It speaks plain HTTP where TLS is spoken.
+    NotSecure,
 }
 
 impl Server {
@@ -114,21 +131,42 @@ impl Server {
         let granted = place.is_ok();
         let permit = place.or_else(|_| Arc::clone(&self.refusals).try_acquire_owned());
         permit.ok().map(|permit| Place {
-            granted,
+            refusal: (!granted).then_some(Refusal::TooManyConnections),
             _permit: permit,
         })
     }
 }
 
 impl Place {
-    /// False beyond the limit: the connection is there to be told so.
-    pub(crate) fn granted(&self) -> bool {
-        self.granted
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+    }
+}
+
+impl From<TcpListener> for Listener {
+    /// Plain HTTP.
+    fn from(tcp: TcpListener) -> Self {
+        Self { tcp, tls: None }
+    }
+}
+
+impl Listener {
+    /// HTTPS only.
+    pub fn secure(tcp: TcpListener, tls: Tls) -> Self {
+        Self {
+            tcp,
+            tls: Some(tls),
+        }
     }
 }
 
 /// Serves until `shutdown` is ready, then ends every connection, within five seconds.
-pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: impl Into<Listener>,
+    server: Arc<Server>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let Listener { tcp: listener, tls } = listener.into();
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = tokio::select! {
@@ -139,9 +177,8 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, shutdown: impl Fu
             Ok((stream, _)) => {
                 if let Some(place) = server.place() {
                     prepare(&stream);
-                    server
-                        .tasks
-                        .spawn(http_connection(stream, Arc::clone(&server), place));
+                    let connection = connection(stream, tls.clone(), Arc::clone(&server), place);
+                    server.tasks.spawn(connection);
                 }
             }
             // A client that left while it waited is no concern of ours.
@@ -173,9 +210,34 @@ fn prepare(stream: &TcpStream) {
     let _ = socket.set_tcp_user_timeout(Some(STALL_TIMEOUT));
 }
 
-async fn http_connection(stream: TcpStream, server: Arc<Server>, place: Place) {
+/// Serves one connection: the handshake of TLS first, if there is to be one.
+async fn connection(tcp: TcpStream, tls: Option<Tls>, server: Arc<Server>, mut place: Place) {
+    let stream = match tls {
+        None => Stream::Plain(tcp.into()),
+        Some(tls) => {
+            let accepted = tokio::select! {
+                accepted = tls.accept(tcp) => accepted,
+                () = server.draining() => return,
+            };
+            match accepted {
+                Ok(stream) => stream,
+                Err(Insecure::Plain(tcp)) => {
+                    place.refusal = Some(Refusal::NotSecure);
+                    Stream::Plain(tcp.into())
+                }
+                Err(Insecure::Failed(error)) => {
+                    return tracing::debug!(%error, "TLS handshake failed");
+                }
+            }
+        }
+    };
+    http_connection(stream, server, place).await;
+}
+
+async fn http_connection(stream: Stream, server: Arc<Server>, place: Place) {
     let place = Arc::new(place);
-    let head_timeout = if place.granted() {
+    let is_served = place.refusal().is_none();
+    let head_timeout = if is_served {
         HEAD_TIMEOUT
     } else {
         REFUSAL_TIMEOUT
@@ -186,7 +248,7 @@ async fn http_connection(stream: TcpStream, server: Arc<Server>, place: Place) {
         .timer(TokioTimer::new())
         .header_read_timeout(head_timeout)
         .max_buf_size(MAX_HEAD_BYTES)
-        .keep_alive(place.granted())
+        .keep_alive(is_served)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);

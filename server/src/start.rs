@@ -18,8 +18,9 @@ use crate::engine::load::Loading;
 use crate::engine::spec::EngineSpec;
 use crate::engine::{Engines, Model};
 use crate::secret::{self, Secret};
-use crate::serve::{self, Server};
+use crate::serve::{self, Listener, Server};
 use crate::store::{MemoryStore, Store};
+use crate::tls::Tls;
 
 /// Why a server did not start, or stopped without being told to.
 #[derive(Debug)]
@@ -37,10 +38,11 @@ const OTHER_FILES: u64 = 128;
 pub fn serve(args: ServeArgs) -> Result<(), StartError> {
     raise_file_limit(args.limits.max_connections.get() as u64);
     let access = access(&args)?;
+    let tls = tls(&args)?;
     let secret = secret(&args)?;
     let loading = loading(&args)?;
     let runtime = Runtime::new().context("cannot start the runtime")?;
-    let served = runtime.block_on(run(args, access, secret, loading));
+    let served = runtime.block_on(run(args, access, tls, secret, loading));
     // A model may still be loading, on a thread that cannot be interrupted.
     runtime.shutdown_background();
     Ok(served?)
@@ -97,6 +99,14 @@ fn secret(args: &ServeArgs) -> Result<Secret, StartError> {
     Ok(secret.map_err(anyhow::Error::from)?)
 }
 
+fn tls(args: &ServeArgs) -> anyhow::Result<Option<Tls>> {
+    match (&args.tls_cert, &args.tls_key) {
+        (Some(certificates), Some(key)) => Ok(Some(Tls::from_files(certificates, key)?)),
+        // One without the other is a mistake that the command line has refused.
+        _ => Ok(None),
+    }
+}
+
 /// Reads what can be read at once, so that a typing error shows before anything is downloaded.
 fn loading(args: &ServeArgs) -> Result<Vec<Loading>, StartError> {
     let specs = if args.engines.is_empty() {
@@ -142,6 +152,7 @@ fn default_engines() -> Result<Vec<EngineSpec>, StartError> {
 async fn run(
     args: ServeArgs,
     access: Access,
+    tls: Option<Tls>,
     secret: Secret,
     loading: Vec<Loading>,
 ) -> anyhow::Result<()> {
@@ -159,7 +170,12 @@ async fn run(
         args.limits.max_connections.get(),
     );
     let stopped = stop_signal().context("cannot wait for signals")?;
-    tracing::info!(address = %listener.local_addr()?, "listening");
+    let address = listener.local_addr()?;
+    let (listener, scheme) = match tls {
+        None => (Listener::from(listener), "http"),
+        Some(tls) => (Listener::secure(listener, tls), "https"),
+    };
+    tracing::info!(%address, %scheme, "listening");
     let mut reason = Ok(());
     serve::serve(listener, Arc::clone(&server), async {
         tokio::select! {

@@ -19,7 +19,6 @@ use bytes::{Bytes, BytesMut};
 use futures_util::SinkExt;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use yawc::close::CloseCode;
 use yawc::streaming::Streaming;
@@ -28,6 +27,7 @@ use yawc::{
     WebSocketError,
 };
 
+use crate::stream::Stream;
 use wire::{Wire, WireWithRest};
 
 pub(crate) use handshake::{Handshake, NotAWebSocket};
@@ -129,8 +129,8 @@ impl Socket {
         handshake: &Handshake,
         settings: &Arc<SocketSettings>,
     ) -> Self {
-        let parts = upgraded.downcast::<TokioIo<TcpStream>>();
-        let parts = parts.expect("every connection is served on a bare TCP stream");
+        let parts = upgraded.downcast::<TokioIo<Stream>>();
+        let parts = parts.expect("every connection is served on a stream of ours");
         let wire = Wire::new(parts.io.into_inner());
         // A copy, as a rule of nothing: the bytes themselves hold the buffer of the HTTP connection.
         let rest = Bytes::copy_from_slice(&parts.read_buf);

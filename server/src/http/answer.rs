@@ -103,6 +103,11 @@ pub(super) fn method_not_allowed(allowed: &'static str) -> Answer {
     answer
 }
 
+pub(super) fn https_required() -> Failure {
+    let message = "This port speaks TLS only. Use https:// or wss:// to reach it.";
+    invalid_request(400, "https_required", message.into())
+}
+
 pub(super) fn no_such_path(path: &str) -> Failure {
     let message = format!("There is nothing at '{path:.QUOTED_CHARS$}'.");
     invalid_request(404, "not_found", message)

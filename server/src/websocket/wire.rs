@@ -1,29 +1,20 @@
-//! Wire: the TCP stream under a WebSocket, shared with the socket that closes it.
+//! Wire: the stream under a WebSocket, shared with the socket that closes it.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
-/// One stream in two hands: the codec reads and writes, the socket watches and hangs up.
+use crate::stream::Stream;
+
+/// One stream in two hands: the codec reads and writes, the socket watches and hangs up. Both
+/// belong to one task, so that neither ever waits for the other.
 #[derive(Clone, Debug)]
-pub(super) struct Wire(Arc<Ends>);
-
-#[derive(Debug)]
-struct Ends {
-    stream: TcpStream,
-    /// Bytes that the kernel has taken from us.
-    taken: AtomicU64,
-    /// Bytes that have come from the peer.
-    heard: AtomicU64,
-}
+pub(super) struct Wire(Arc<Mutex<Stream>>);
 
 /// What the codec reads from: first what came together with the handshake.
 #[derive(Debug)]
@@ -33,12 +24,8 @@ pub(super) struct WireWithRest {
 }
 
 impl Wire {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self(Arc::new(Ends {
-            stream,
-            taken: AtomicU64::new(0),
-            heard: AtomicU64::new(0),
-        }))
+    pub(super) fn new(stream: Stream) -> Self {
+        Self(Arc::new(Mutex::new(stream)))
     }
 
     pub(super) fn with_rest(&self, rest: Bytes) -> WireWithRest {
@@ -50,12 +37,12 @@ impl Wire {
 
     /// Rises as the peer takes what it is sent.
     pub(super) fn bytes_taken(&self) -> u64 {
-        self.0.taken.load(Ordering::Relaxed)
+        self.stream().bytes_taken()
     }
 
     /// Rises with whatever the peer sends, be it part of a frame.
     pub(super) fn bytes_heard(&self) -> u64 {
-        self.0.heard.load(Ordering::Relaxed)
+        self.stream().bytes_heard()
     }
 
     /// Says that nothing more will be sent, then reads on until the peer is done too.
@@ -63,21 +50,28 @@ impl Wire {
     /// A socket closed while there is something to read is reset instead, and the peer may
     /// lose what it was sent last.
     pub(super) async fn hang_up(&self) {
-        if SockRef::from(&self.0.stream)
-            .shutdown(Shutdown::Write)
-            .is_err()
-        {
-            return;
-        }
+        let mut sent = poll_fn(|cx| self.poll(cx, AsyncWrite::poll_shutdown)).await;
         let mut discarded = vec![0; 16 << 10];
-        while self.0.stream.readable().await.is_ok() {
-            match self.0.stream.try_read(&mut discarded) {
-                Ok(0) => return,
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
+        while sent.is_ok() {
+            let mut buffer = ReadBuf::new(&mut discarded);
+            sent =
+                poll_fn(|cx| self.poll(cx, |stream, cx| stream.poll_read(cx, &mut buffer))).await;
+            if buffer.filled().is_empty() {
+                return;
             }
         }
+    }
+
+    fn poll<T>(
+        &self,
+        cx: &mut Context<'_>,
+        step: impl FnOnce(Pin<&mut Stream>, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        step(Pin::new(&mut *self.stream()), cx)
+    }
+
+    fn stream(&self) -> MutexGuard<'_, Stream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -93,18 +87,8 @@ impl AsyncRead for WireWithRest {
             self.rest.advance(length);
             return Poll::Ready(Ok(()));
         }
-        let Ends { stream, heard, .. } = &*self.wire.0;
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read_buf(buffer) {
-                Ok(length) => {
-                    heard.fetch_add(length as u64, Ordering::Relaxed);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        self.wire
+            .poll(cx, |stream, cx| stream.poll_read(cx, buffer))
     }
 }
 
@@ -114,25 +98,15 @@ impl AsyncWrite for WireWithRest {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Ends { stream, taken, .. } = &*self.wire.0;
-        loop {
-            ready!(stream.poll_write_ready(cx))?;
-            match stream.try_write(bytes) {
-                Ok(length) => {
-                    taken.fetch_add(length as u64, Ordering::Relaxed);
-                    return Poll::Ready(Ok(length));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        self.wire
+            .poll(cx, |stream, cx| stream.poll_write(cx, bytes))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll(cx, AsyncWrite::poll_flush)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&self.wire.0.stream).shutdown(Shutdown::Write))
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wire.poll(cx, AsyncWrite::poll_shutdown)
     }
 }

@@ -7,7 +7,8 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use turnwire_client::{Connection, Error};
 
-use crate::support::{create, turn};
+use crate::support::{create, response, turn};
+use crate::tls::Identity;
 
 type Log = Lines<BufReader<ChildStderr>>;
 
@@ -19,8 +20,9 @@ fn serve(flags: &[&str]) -> Command {
 }
 
 /// Starts the program on a free port and reads the address from its log, which tells everything.
-async fn started() -> (Child, String, Log) {
+async fn started(flags: &[&str]) -> (Child, String, Log) {
     let mut program = serve(&["--engine", "scripted", "--listen", "127.0.0.1:0"])
+        .args(flags)
         .env("RUST_LOG", "trace")
         .spawn()
         .unwrap();
@@ -32,7 +34,8 @@ async fn started() -> (Child, String, Log) {
             .unwrap()
             .expect("it listens before it ends");
         if let Some((_, address)) = line.split_once("listening address=") {
-            return (program, format!("http://{}/v1", address.trim()), log);
+            let (address, scheme) = address.split_once(" scheme=").expect("a scheme");
+            return (program, format!("{}://{address}/v1", scheme.trim()), log);
         }
     }
 }
@@ -55,6 +58,18 @@ async fn what_cannot_work_ends_with_a_reason_and_a_code() {
             &["--engine", "scripted:/no/such/file"],
             1,
             "/no/such/file: No such file",
+        ),
+        (
+            &[
+                "--engine",
+                "scripted",
+                "--tls-cert",
+                "/no/such/cert",
+                "--tls-key",
+                "/no/such/key",
+            ],
+            1,
+            "--tls-cert /no/such/cert: No such",
         ),
         (
             &["--engine", "scripted", "--api-key-file", "/no/such/key"],
@@ -119,7 +134,7 @@ async fn as_many_files_as_the_system_grants_can_be_open() {
 
 #[tokio::test]
 async fn a_turn_is_one_line_of_the_log_and_none_of_its_content_is_in_it() {
-    let (mut program, url, mut log) = started().await;
+    let (mut program, url, mut log) = started(&[]).await;
     let mut connection = Connection::open(&url, Some("secret")).await.unwrap();
     let members = json!({
         "input": "secret",
@@ -150,9 +165,22 @@ async fn a_turn_is_one_line_of_the_log_and_none_of_its_content_is_in_it() {
 }
 
 #[tokio::test]
+async fn with_a_certificate_it_speaks_tls_and_says_so() {
+    let identity = Identity::new();
+    let (certificate, key) = (identity.certificate_file(), identity.key_file());
+    let paths = [&certificate, &key].map(|path| path.to_str().unwrap());
+    let flags = ["--tls-cert", paths[0], "--tls-key", paths[1]];
+    let (_program, url, _log) = started(&flags).await;
+    assert!(url.starts_with("https://"), "{url}");
+    let connection = Connection::open_with(&url, &identity.options()).await;
+    let events = turn(&mut connection.unwrap(), &create(json!({"input": "x"}))).await;
+    assert_eq!(response(&events)["status"], "completed");
+}
+
+#[tokio::test]
 async fn a_signal_to_end_closes_sockets_with_1001() {
     for signal in ["-TERM", "-INT"] {
-        let (mut program, url, _log) = started().await;
+        let (mut program, url, _log) = started(&[]).await;
         let mut connection = Connection::open(&url, None).await.unwrap();
         let id = program.id().expect("it runs").to_string();
         let told = Command::new("kill")

@@ -15,6 +15,7 @@ mod raw;
 mod sealed;
 mod stored;
 mod support;
+mod tls;
 mod transports;
 mod turns;
 mod upstream;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::TestServer;
@@ -15,7 +15,12 @@ pub(crate) const PONG: u8 = 0xA;
 /// The bit that ends a message.
 pub(crate) const FIN: u8 = 0x80;
 
-pub(crate) struct Raw(TcpStream);
+pub(crate) struct Raw(Box<dyn Wire>);
+
+/// What bytes can travel on.
+pub(crate) trait Wire: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Wire for T {}
 
 /// Ready when nobody can do anything any more. A paused clock moves when every task waits, and
 /// once more for what the sockets bring at that moment, so that one step would not be enough.
@@ -33,7 +38,11 @@ pub(crate) struct Frame {
 
 impl Raw {
     pub(crate) async fn connect(server: &TestServer) -> Self {
-        Self(TcpStream::connect(server.address).await.unwrap())
+        Self::over(TcpStream::connect(server.address).await.unwrap())
+    }
+
+    pub(crate) fn over(wire: impl Wire + 'static) -> Self {
+        Self(Box::new(wire))
     }
 
     /// Connects and completes the handshake.
@@ -130,6 +139,12 @@ impl Raw {
         let mut rest = Vec::new();
         let ended = self.0.read_to_end(&mut rest).await;
         assert_eq!((ended.unwrap(), rest.len()), (0, 0));
+    }
+
+    /// Reads whatever comes, up to the end of the connection.
+    pub(crate) async fn broken_off(&mut self) {
+        let mut rest = Vec::new();
+        let _ = self.0.read_to_end(&mut rest).await;
     }
 
     /// Nothing more will be sent; what comes can still be read.

@@ -12,13 +12,15 @@ use turnwire::auth::Access;
 use turnwire::engine::scripted::{Activity, ScriptedEngine};
 use turnwire::engine::{Engine, Engines};
 use turnwire::secret::Secret;
-use turnwire::serve::{Server, serve};
+use turnwire::serve::{Listener, Server, serve};
 use turnwire::store::{MemoryStore, Store};
+use turnwire::tls::Tls;
 use turnwire_client::{Connection, Event};
 use turnwire_protocol::limits::Limits;
 
 pub(crate) struct TestServer {
     pub(crate) address: SocketAddr,
+    scheme: &'static str,
     pub(crate) engine: watch::Receiver<Activity>,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
@@ -30,6 +32,7 @@ pub(crate) struct Settings {
     pub(crate) secret: Secret,
     pub(crate) limits: Limits,
     pub(crate) max_connections: usize,
+    pub(crate) tls: Option<Tls>,
 }
 
 impl Default for Settings {
@@ -39,6 +42,7 @@ impl Default for Settings {
             secret: Secret::in_memory(),
             limits: Limits::default(),
             max_connections: 100,
+            tls: None,
         }
     }
 }
@@ -75,17 +79,23 @@ impl TestServer {
             secret,
             limits,
             max_connections,
+            tls,
         } = settings;
         let store = Store::Memory(MemoryStore::new(1 << 30));
         let server = Server::new(engines, store, access, secret, limits, max_connections);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let (listener, scheme) = match tls {
+            None => (Listener::from(listener), "http"),
+            Some(tls) => (Listener::secure(listener, tls), "https"),
+        };
         let (stop, stopped) = oneshot::channel();
         let served = tokio::spawn(serve(listener, Arc::clone(&server), async {
             let _ = stopped.await;
         }));
         let running = Self {
             address,
+            scheme,
             engine,
             stop,
             served,
@@ -100,7 +110,7 @@ impl TestServer {
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     pub(crate) async fn connect(&self) -> Connection {
