@@ -24,7 +24,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 /// Messages go out and events come in as the JSON they are. Pings are answered while something
 /// is awaited. Dropping it ends the TCP connection without a Close frame.
 pub struct Connection {
-    socket: Socket,
+    pub(crate) socket: Socket,
     handshake: Handshake,
 }
 
@@ -113,11 +113,16 @@ impl Connection {
     pub async fn next_message(&mut self) -> Result<Message, Error> {
         let message = poll_fn(|cx| self.socket.poll_message(cx)).await?;
         if let Message::Close { .. } = message {
-            // Reading on sends our own Close frame. A peer that takes nothing does not get it.
-            let answered = poll_fn(|cx| self.socket.poll_message(cx));
-            let _ = timeout(CLOSE_PATIENCE, answered).await;
+            self.answer_close().await;
         }
         Ok(message)
+    }
+
+    /// Sends our own Close frame, which reading on does. A peer that takes nothing does not get
+    /// it.
+    pub(crate) async fn answer_close(&mut self) {
+        let answered = poll_fn(|cx| self.socket.poll_message(cx));
+        let _ = timeout(CLOSE_PATIENCE, answered).await;
     }
 
     /// The next event; Pings and Pongs are passed over.

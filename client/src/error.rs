@@ -6,11 +6,14 @@ use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use yawc::WebSocketError;
 
-/// What went wrong on a connection or with an HTTP request.
+use crate::failure::{Failure, retry_after};
+
+/// What went wrong. What to do about it is told by [`Error::remedy`].
 ///
-/// That a server answers a turn with an error is none of these: it is an
-/// [`Event`](crate::Event) on a connection that lives on.
-#[derive(Debug, thiserror::Error)]
+/// On a [`Connection`](crate::Connection), that the server answers a turn with an error is none
+/// of these: it is an [`Event`](crate::Event) like others.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     #[error("`{url}` is not an address of an API: {problem}")]
     InvalidUrl { url: String, problem: String },
@@ -41,7 +44,7 @@ pub enum Error {
     Closed { code: Option<u16>, reason: String },
     /// The server sent something that is not an event.
     #[error("not an event: {0}")]
-    NotAnEvent(#[from] serde_json::Error),
+    NotAnEvent(String),
     /// The server sent a message, a body or an event beyond
     /// [`Options::largest_message`](crate::Options::largest_message).
     #[error("the server sent more than {limit} bytes at once")]
@@ -52,9 +55,70 @@ pub enum Error {
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(String),
+    /// The server refused a turn. Its connection lives on.
+    #[error("the server answered: {}", .0.message)]
+    Answered(Box<Failure>),
+    /// A lane of this name exists already, and takes one turn at a time.
+    #[error("{} is in use", lane_text(.name))]
+    LaneTaken { name: Option<String> },
+    /// What was asked for exists on sockets only, and this session uses HTTP.
+    #[error("{0} is not possible over HTTP")]
+    NotOverHttp(&'static str),
+    /// The response has no id yet.
+    #[error("the response has not begun")]
+    NotBegun,
+    /// The turn was cancelled before its end.
+    #[error("the turn was cancelled")]
+    Cancelled,
+}
+
+/// What to do about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// Change what is sent or how this crate is used: the same will fail again.
+    ChangeRequest,
+    /// Change the address or the options.
+    ChangeOptions,
+    /// Use another key, or ask for permission.
+    ChangeKey,
+    /// Send the same again, after this time if the server named one.
+    Repeat { after: Option<Duration> },
+    /// Use HTTP, as [`Transport::Http`](crate::Transport::Http) does.
+    UseHttp,
+    /// Send the whole history, without `previous_response_id`.
+    SendHistory,
+    /// Report it: the server does not keep to the protocol.
+    ReportServer,
 }
 
 impl Error {
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::InvalidUrl { .. } | Self::InvalidOption { .. } => Remedy::ChangeOptions,
+            Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Closed { .. }
+            | Self::Broken(_) => Remedy::Repeat { after: None },
+            Self::Refused {
+                status, headers, ..
+            } => of_status(*status, retry_after(headers)),
+            Self::Answered(failure) if failure.is("previous_response_not_found") => {
+                Remedy::SendHistory
+            }
+            Self::Answered(failure) => {
+                of_status(failure.status.unwrap_or(400), failure.retry_after)
+            }
+            Self::WrongHandshake(_)
+            | Self::NotAnEvent(_)
+            | Self::BrokenFrames(_)
+            | Self::TooLarge { .. } => Remedy::ReportServer,
+            Self::LaneTaken { .. } | Self::NotOverHttp(_) | Self::NotBegun | Self::Cancelled => {
+                Remedy::ChangeRequest
+            }
+        }
+    }
+
     /// What the HTTP client reports of a request to `address` that was given `patience`.
     pub(crate) fn from_http(error: reqwest::Error, address: &str, patience: Duration) -> Self {
         if error.is_timeout() {
@@ -93,6 +157,30 @@ impl Error {
             WebSocketError::HTTPError(error) => Self::Broken(error.to_string()),
             error => Self::BrokenFrames(error.to_string()),
         }
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::NotAnEvent(error.to_string())
+    }
+}
+
+fn of_status(status: u16, after: Option<Duration>) -> Remedy {
+    match status {
+        401 | 403 => Remedy::ChangeKey,
+        404 | 405 | 300..=399 => Remedy::ChangeOptions,
+        426 => Remedy::UseHttp,
+        408 | 429 | 500..=599 => Remedy::Repeat { after },
+        400..=499 => Remedy::ChangeRequest,
+        _ => Remedy::ReportServer,
+    }
+}
+
+fn lane_text(name: &Option<String>) -> String {
+    match name {
+        Some(name) => format!("the lane `{name}`"),
+        None => "the default lane".to_owned(),
     }
 }
 

@@ -5,6 +5,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::failure::Failure;
+use crate::json::Json;
 
 /// One server event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,10 @@ struct Header {
 impl Event {
     /// Reads what every event has.
     pub(crate) fn read(json: Bytes) -> Result<Self, Error> {
+        // Serde would read an array as a struct, too.
+        if json.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Error::NotAnEvent("it is not an object".to_owned()));
+        }
         let Header { name, stream_id } = serde_json::from_slice(&json)?;
         Ok(Self {
             name,
@@ -37,6 +43,13 @@ impl Event {
 
     pub fn parse<T: DeserializeOwned>(&self) -> serde_json::Result<T> {
         serde_json::from_slice(&self.json)
+    }
+
+    /// Reads an `error` event, in whichever form it is.
+    pub fn failure(&self) -> Failure {
+        let text = String::from_utf8_lossy(&self.json);
+        let json = Json::parse(&*text).unwrap_or_else(|_| Json::from(&*text));
+        Failure::read(json)
     }
 
     /// Whether a response, or a request that became none, ends with this event.

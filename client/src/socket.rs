@@ -54,6 +54,8 @@ pub(crate) struct Socket {
     codec: Streaming<Wire>,
     meter: Arc<Meter>,
     queue: VecDeque<Frame>,
+    /// Something was queued that has not left.
+    owes: bool,
     /// The message whose frames are coming in, if its first one has.
     assembly: Option<Assembly>,
     limit: usize,
@@ -96,6 +98,7 @@ impl Socket {
             codec,
             meter,
             queue: VecDeque::new(),
+            owes: false,
             assembly: None,
             limit,
         })
@@ -105,13 +108,23 @@ impl Socket {
         self.meter.read()
     }
 
+    /// Whether something that was queued has not left.
+    pub(crate) fn owes(&self) -> bool {
+        self.owes
+    }
+
+    fn push(&mut self, frame: Frame) {
+        self.owes = true;
+        self.queue.push_back(frame);
+    }
+
     /// Queues one text message. It leaves as [`Socket::poll_send`] is polled.
     pub(crate) fn queue_text(&mut self, text: Bytes) {
-        self.queue.push_back(Frame::text(text));
+        self.push(Frame::text(text));
     }
 
     pub(crate) fn queue_binary(&mut self, bytes: Bytes) {
-        self.queue.push_back(Frame::binary(bytes));
+        self.push(Frame::binary(bytes));
     }
 
     /// Queues a text message as this many frames; the last ones are empty if it is too short.
@@ -123,17 +136,16 @@ impl Socket {
                 1 => Frame::text(payload),
                 _ => Frame::continuation(payload),
             };
-            self.queue
-                .push_back(frame.with_fin(number == pieces.max(1)));
+            self.push(frame.with_fin(number == pieces.max(1)));
         }
     }
 
     pub(crate) fn queue_ping(&mut self, payload: Bytes) {
-        self.queue.push_back(Frame::ping(payload));
+        self.push(Frame::ping(payload));
     }
 
     pub(crate) fn queue_pong(&mut self, payload: Bytes) {
-        self.queue.push_back(Frame::pong(payload));
+        self.push(Frame::pong(payload));
     }
 
     /// Queues a Close frame. A reason that is too long for one is cut.
@@ -142,8 +154,7 @@ impl Socket {
         while !reason.is_char_boundary(end) {
             end -= 1;
         }
-        self.queue
-            .push_back(Frame::close(CloseCode::from(code), &reason[..end]));
+        self.push(Frame::close(CloseCode::from(code), &reason[..end]));
     }
 
     /// Ready when everything that was queued has been handed to the operating system.
@@ -156,7 +167,9 @@ impl Socket {
             };
             self.codec.start_send_unpin(frame).map_err(failed)?;
         }
-        self.codec.poll_flush_unpin(cx).map_err(failed)
+        ready!(self.codec.poll_flush_unpin(cx)).map_err(failed)?;
+        self.owes = false;
+        Poll::Ready(Ok(()))
     }
 
     /// The next message. Pings and a Close are answered as this is polled.

@@ -1,7 +1,10 @@
 //! The Rust client against a whole server.
 
 use serde_json::{Value, json};
-use turnwire_client::{Connection, Error, Http, Message, Options};
+use turnwire_client::{
+    Connection, Create, Error, Http, Json, Message, Options, Session, Settings, Status, Transport,
+    TurnEvent, item,
+};
 
 use crate::support::*;
 
@@ -117,4 +120,152 @@ async fn the_same_is_had_without_a_socket() {
         matches!(refused, Err(Error::Refused { status: 400, .. })),
         "{refused:?}"
     );
+}
+
+const SCRIPT: &str = "
+[[reply]]
+user_contains = 'never end'
+steps = [{text = 'well', repeat = 1000000000}]
+
+[[reply]]
+has_tools = true
+after_tool = false
+steps = [{call = '*'}]
+
+[[reply]]
+steps = [{text = 'turn {turn}, {items} items, {user}'}]
+";
+
+fn session(server: &TestServer, settings: Settings) -> Session {
+    Session::new(&server.url("/v1"), settings).unwrap()
+}
+
+fn saying(text: &str) -> Create {
+    Create::new("scripted").user(text)
+}
+
+#[tokio::test]
+async fn a_session_runs_many_lanes_and_forks_on_one_socket() {
+    let server = TestServer::start(SCRIPT).await;
+    let session = session(&server, Settings::default());
+    let mut agents = Vec::new();
+    for number in 0..16 {
+        let session = session.clone();
+        agents.push(tokio::spawn(async move {
+            let mut lane = session.lane(&format!("agent-{number}")).unwrap();
+            let parameters = json!({"at": {"type": "string"}});
+            let tools = vec![Json::from(tool("look", &parameters))];
+            let create = Create::new("scripted").tools(tools);
+            let begin = create.clone().user("look around");
+            let response = lane.create(begin).await.unwrap().finish().await.unwrap();
+            let [call] = &response.calls()[..] else {
+                panic!("{response:?}")
+            };
+            let answer = create.item(item::function_output(&call.call_id, "a wall"));
+            let response = lane.create(answer).await.unwrap().finish().await.unwrap();
+            assert_eq!(response.text(), "turn 2, 3 items, look around");
+
+            let mut fork = lane.fork(&format!("fork-{number}")).unwrap();
+            let left = lane.create(saying("left")).await.unwrap().finish();
+            let right = fork.create(saying("right")).await.unwrap().finish();
+            let (left, right) = tokio::join!(left, right);
+            assert_eq!(left.unwrap().text(), "turn 3, 5 items, left");
+            assert_eq!(right.unwrap().text(), "turn 3, 5 items, right");
+        }));
+    }
+    for agent in agents {
+        agent.await.unwrap();
+    }
+    assert_eq!(server.engine.borrow().cancelled, 0);
+}
+
+#[tokio::test]
+async fn a_turn_that_is_cancelled_or_dropped_stops_the_engine_and_the_lane_goes_on() {
+    let mut server = TestServer::start(SCRIPT).await;
+    let session = session(&server, Settings::default());
+    let mut lane = session.default_lane().unwrap();
+    let ask = |text| saying(text).store(false);
+    lane.create(ask("a")).await.unwrap().finish().await.unwrap();
+
+    let mut turn = lane.create(ask("never end")).await.unwrap();
+    while !matches!(turn.next().await.unwrap(), Some(TurnEvent::TextDelta { .. })) {}
+    turn.cancel().await;
+    let cancelled = turn.finish().await.unwrap();
+    assert_eq!(cancelled.status, Status::Cancelled);
+
+    let mut turn = lane.create(ask("never end")).await.unwrap();
+    while !matches!(turn.next().await.unwrap(), Some(TurnEvent::TextDelta { .. })) {}
+    drop(turn);
+    server
+        .engine
+        .wait_for(|engine| engine.cancelled == 2)
+        .await
+        .unwrap();
+
+    let response = lane.create(ask("b")).await.unwrap().finish().await.unwrap();
+    assert_eq!(response.text(), "turn 2, 3 items, b");
+}
+
+#[tokio::test]
+async fn a_conversation_outlives_its_socket_and_its_server() {
+    let server = TestServer::start(SCRIPT).await;
+    let session = session(&server, Settings::default());
+    let mut lane = session.lane("a").unwrap();
+    let mut stored = session.lane("b").unwrap();
+    for lane in [&mut lane, &mut stored] {
+        let create = saying("a").store(lane.name() == Some("b"));
+        lane.create(create).await.unwrap().finish().await.unwrap();
+    }
+    session.close().await;
+    // The one is sent again as a whole; the other is still known.
+    let again = lane.create(saying("b")).await.unwrap().finish().await.unwrap();
+    assert_eq!(again.text(), "turn 1, 3 items, b");
+    let known = saying("b").store(true);
+    let known = stored.create(known).await.unwrap().finish().await.unwrap();
+    assert_eq!(known.text(), "turn 2, 3 items, b");
+
+    let other = TestServer::start(SCRIPT).await;
+    let elsewhere = Session::new(&other.url("/v1"), Settings::default()).unwrap();
+    let mut restored = elsewhere.default_lane().unwrap();
+    restored.restore(lane.history().iter().cloned());
+    let response = restored.create(saying("c")).await.unwrap().finish().await.unwrap();
+    assert_eq!(response.text(), "turn 1, 5 items, c");
+}
+
+#[tokio::test]
+async fn a_session_over_http_is_the_same_conversation() {
+    let server = TestServer::start(SCRIPT).await;
+    let settings = Settings {
+        transport: Transport::Http,
+        ..Settings::default()
+    };
+    let session = session(&server, settings);
+    let mut lane = session.default_lane().unwrap();
+    for (store, expected) in [
+        (false, "turn 1, 1 items, x"),
+        (true, "turn 1, 3 items, x"),
+        (true, "turn 2, 5 items, x"),
+    ] {
+        let create = saying("x").store(store);
+        let response = lane.create(create).await.unwrap().finish().await.unwrap();
+        assert_eq!(response.text(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_told_as_what_it_is() {
+    let server = TestServer::start(SCRIPT).await;
+    let session = session(&server, Settings::default());
+    let mut lane = session.default_lane().unwrap();
+    let unknown = Create::new("nobody").user("x");
+    let refused = lane.create(unknown).await.unwrap().finish().await.unwrap_err();
+    let Error::Answered(failure) = &refused else {
+        panic!("{refused}")
+    };
+    assert_eq!(
+        (failure.code.as_deref(), failure.param.as_deref()),
+        (Some("model_not_found"), Some("model"))
+    );
+    let fine = lane.create(saying("x")).await.unwrap().finish().await.unwrap();
+    assert_eq!(fine.usage.unwrap().cached_tokens, 0);
 }
