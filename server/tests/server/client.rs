@@ -188,13 +188,19 @@ async fn a_turn_that_is_cancelled_or_dropped_stops_the_engine_and_the_lane_goes_
     lane.create(ask("a")).await.unwrap().finish().await.unwrap();
 
     let mut turn = lane.create(ask("never end")).await.unwrap();
-    while !matches!(turn.next().await.unwrap(), Some(TurnEvent::TextDelta { .. })) {}
+    while !matches!(
+        turn.next().await.unwrap(),
+        Some(TurnEvent::TextDelta { .. })
+    ) {}
     turn.cancel().await;
     let cancelled = turn.finish().await.unwrap();
     assert_eq!(cancelled.status, Status::Cancelled);
 
     let mut turn = lane.create(ask("never end")).await.unwrap();
-    while !matches!(turn.next().await.unwrap(), Some(TurnEvent::TextDelta { .. })) {}
+    while !matches!(
+        turn.next().await.unwrap(),
+        Some(TurnEvent::TextDelta { .. })
+    ) {}
     drop(turn);
     server
         .engine
@@ -218,7 +224,13 @@ async fn a_conversation_outlives_its_socket_and_its_server() {
     }
     session.close().await;
     // The one is sent again as a whole; the other is still known.
-    let again = lane.create(saying("b")).await.unwrap().finish().await.unwrap();
+    let again = lane
+        .create(saying("b"))
+        .await
+        .unwrap()
+        .finish()
+        .await
+        .unwrap();
     assert_eq!(again.text(), "turn 1, 3 items, b");
     let known = saying("b").store(true);
     let known = stored.create(known).await.unwrap().finish().await.unwrap();
@@ -228,7 +240,13 @@ async fn a_conversation_outlives_its_socket_and_its_server() {
     let elsewhere = Session::new(&other.url("/v1"), Settings::default()).unwrap();
     let mut restored = elsewhere.default_lane().unwrap();
     restored.restore(lane.history().iter().cloned());
-    let response = restored.create(saying("c")).await.unwrap().finish().await.unwrap();
+    let response = restored
+        .create(saying("c"))
+        .await
+        .unwrap()
+        .finish()
+        .await
+        .unwrap();
     assert_eq!(response.text(), "turn 1, 5 items, c");
 }
 
@@ -258,7 +276,13 @@ async fn a_refusal_is_told_as_what_it_is() {
     let session = session(&server, Settings::default());
     let mut lane = session.default_lane().unwrap();
     let unknown = Create::new("nobody").user("x");
-    let refused = lane.create(unknown).await.unwrap().finish().await.unwrap_err();
+    let refused = lane
+        .create(unknown)
+        .await
+        .unwrap()
+        .finish()
+        .await
+        .unwrap_err();
     let Error::Answered(failure) = &refused else {
         panic!("{refused}")
     };
@@ -266,6 +290,12 @@ async fn a_refusal_is_told_as_what_it_is() {
         (failure.code.as_deref(), failure.param.as_deref()),
         (Some("model_not_found"), Some("model"))
     );
-    let fine = lane.create(saying("x")).await.unwrap().finish().await.unwrap();
+    let fine = lane
+        .create(saying("x"))
+        .await
+        .unwrap()
+        .finish()
+        .await
+        .unwrap();
     assert_eq!(fine.usage.unwrap().cached_tokens, 0);
 }
