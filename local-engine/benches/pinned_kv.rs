@@ -13,7 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use turnwire_local_engine::{LocalEngine, Options, Tier};
-use turnwire_protocol::chain::{Chain, PendingCalls};
+use turnwire_protocol::chain::{Carried, Chain};
 use turnwire_protocol::engine::{EngineOutput, TurnRequest, Usage};
 use turnwire_protocol::id::ResponseId;
 use turnwire_protocol::item::Item;
@@ -69,7 +69,7 @@ fn run(engine: &LocalEngine, request: TurnRequest) -> (Cost, Chain) {
                     request.id,
                     request.input,
                     none,
-                    PendingCalls::default(),
+                    Carried::default(),
                     state,
                 );
                 return (cost, chain);

@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::id::ResponseId;
 use crate::item::Item;
+use crate::standing::Standing;
 
 /// A response together with everything before it. Cloning it is one reference count.
 #[derive(Clone)]
@@ -21,7 +22,7 @@ struct Link {
     parent: Option<Chain>,
     input: Arc<[Item]>,
     output: Arc<[Item]>,
-    pending_calls: PendingCalls,
+    carried: Carried,
     turns: u64,
     bytes: u64,
     engine_state: OnceLock<EngineState>,
@@ -33,6 +34,13 @@ struct Link {
 /// which happens with the last reference to the link.
 #[derive(Clone)]
 pub struct EngineState(Arc<dyn Any + Send + Sync>);
+
+/// What must be known of all of a chain, so that it never has to be searched.
+#[derive(Clone, Debug, Default)]
+pub struct Carried {
+    pub pending_calls: PendingCalls,
+    pub standing: Standing,
+}
 
 /// Calls of a chain that no item has answered yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,17 +62,18 @@ pub enum CallKind {
 }
 
 impl Chain {
-    /// A new link behind `parent`. `pending_calls` are those of the whole chain, this link included.
+    /// A new link behind `parent`. What is carried is that of the whole chain, this link included.
     pub fn append(
         parent: Option<Self>,
         id: ResponseId,
         input: Arc<[Item]>,
         output: Arc<[Item]>,
-        pending_calls: PendingCalls,
+        carried: Carried,
         engine_state: Option<EngineState>,
     ) -> Self {
         let items: usize = input.iter().chain(output.iter()).map(Item::size).sum();
-        let own = items + pending_calls.size_beside(parent.as_ref());
+        let before = parent.as_ref().map(|parent| &parent.0.carried);
+        let own = items + carried.size_beside(before);
         let (turns, bytes) = parent.as_ref().map_or((0, 0), |p| (p.0.turns, p.0.bytes));
         let slot = OnceLock::new();
         if let Some(state) = engine_state {
@@ -75,7 +84,7 @@ impl Chain {
             parent,
             input,
             output,
-            pending_calls,
+            carried,
             turns: turns + 1,
             bytes: bytes + own as u64,
             engine_state: slot,
@@ -101,7 +110,11 @@ impl Chain {
     }
 
     pub fn pending_calls(&self) -> &PendingCalls {
-        &self.0.pending_calls
+        &self.0.carried.pending_calls
+    }
+
+    pub fn carried(&self) -> &Carried {
+        &self.0.carried
     }
 
     /// Responses in the chain, this one included.
@@ -109,7 +122,7 @@ impl Chain {
         self.0.turns
     }
 
-    /// Bytes of memory that the items of the chain and its lists of pending calls take.
+    /// Bytes of memory that the items of the chain take, and what is carried from link to link.
     pub fn bytes(&self) -> u64 {
         self.0.bytes
     }
@@ -181,11 +194,19 @@ impl PendingCalls {
     }
 
     /// Bytes of memory that the list takes, none if it is the parent's.
-    fn size_beside(&self, parent: Option<&Chain>) -> usize {
+    fn size_beside(&self, parent: Option<&Self>) -> usize {
         match parent {
-            Some(parent) if Arc::ptr_eq(&self.0, &parent.0.pending_calls.0) => 0,
+            Some(parent) if Arc::ptr_eq(&self.0, &parent.0) => 0,
             _ => size_of_val(&*self.0),
         }
+    }
+}
+
+impl Carried {
+    fn size_beside(&self, parent: Option<&Self>) -> usize {
+        let standing = parent.map(|parent| &parent.standing);
+        let calls = parent.map(|parent| &parent.pending_calls);
+        self.pending_calls.size_beside(calls) + self.standing.size_beside(standing)
     }
 }
 
@@ -210,7 +231,7 @@ mod tests {
                 id,
                 none.clone(),
                 none.clone(),
-                PendingCalls::default(),
+                Carried::default(),
                 None,
             ));
         }
@@ -233,7 +254,10 @@ mod tests {
                 ResponseId::from("resp_x"),
                 items.into(),
                 Arc::new([]),
-                pending.clone(),
+                Carried {
+                    pending_calls: pending.clone(),
+                    ..Carried::default()
+                },
                 None,
             )
         };

@@ -21,11 +21,12 @@ use crate::message::Members;
 use crate::response::Echo;
 use crate::seal::Sealer;
 use crate::session::Transport;
-use crate::tool::{NotOffered, ToolChoice, Tools, ToolsRead};
+use crate::standing::Standing;
+use crate::tool::{ChoiceRequest, NotOffered, Tools, ToolsRead};
 
 mod input;
 mod sealed;
-mod settings;
+pub(crate) mod settings;
 
 pub(crate) use settings::Include;
 
@@ -34,10 +35,12 @@ pub(crate) use settings::Include;
 pub(crate) struct CreateRequest {
     pub(crate) model: Arc<str>,
     pub(crate) input: Arc<[Item]>,
+    /// What the items of `input` set.
+    pub(crate) standing: Standing,
     pub(crate) instructions: Option<Arc<str>>,
     pub(crate) tools: Tools,
     pub(crate) tools_not_offered: NotOffered,
-    pub(crate) tool_choice: ToolChoice,
+    pub(crate) tool_choice: ChoiceRequest,
     pub(crate) parallel_tool_calls: bool,
     pub(crate) temperature: f32,
     pub(crate) top_p: f32,
@@ -46,7 +49,9 @@ pub(crate) struct CreateRequest {
     pub(crate) max_output_tokens: Option<u32>,
     pub(crate) top_logprobs: u8,
     pub(crate) include: Include,
-    pub(crate) format: TextFormat,
+    /// None if the request does not say. What the chain says holds then.
+    pub(crate) format: Option<TextFormat>,
+    /// Likewise.
     pub(crate) reasoning_effort: Option<Arc<str>>,
     pub(crate) truncate: bool,
     pub(crate) generate: bool,
@@ -95,10 +100,11 @@ impl CreateRequest {
         let ToolsRead {
             tools,
             echo: tools_echo,
-            not_offered,
+            mut not_offered,
         } = ToolsRead::read(Field::named("tools", members.tools), message, strict)?;
         let tool_choice_field = Field::named("tool_choice", members.tool_choice);
-        let tool_choice = ToolChoice::read(tool_choice_field, &tools)?;
+        let tool_choice = ChoiceRequest::read(tool_choice_field)?;
+        let standing = Standing::of_input(&input, strict, &mut not_offered)?;
         let parallel_tool_calls = members.parallel_tool_calls;
         let parallel_tool_calls =
             Field::optional("parallel_tool_calls", parallel_tool_calls, Field::boolean)?
@@ -180,6 +186,7 @@ impl CreateRequest {
             echo: echo.members(),
             model: model.into(),
             input,
+            standing,
             tools_not_offered: not_offered,
             instructions: instructions_text.map(|text| text.into()),
             tools,

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use crate::chain::{Chain, EngineState};
 use crate::id::ResponseId;
 use crate::item::Item;
-use crate::tool::{ToolChoice, ToolName, Tools};
+use crate::tool::{Tool, ToolChoice, ToolName, Tools};
 
 /// One turn: continue `parent` by `input`.
 #[derive(Clone, Debug)]
@@ -30,6 +30,10 @@ pub struct TurnRequest {
     pub model: Arc<str>,
     pub instructions: Option<Arc<str>>,
     pub tools: Tools,
+    /// What `additional_tools` items of the chain and the input offer besides. A tool of the
+    /// same name in `tools` takes their place. The items themselves are in the history, where an
+    /// engine can show them, so that a change does not concern what it makes of `tools`.
+    pub additional_tools: Arc<[Tool]>,
     pub tool_choice: ToolChoice,
     pub parallel_tool_calls: bool,
     /// 0 to 2.
@@ -66,6 +70,7 @@ impl TurnRequest {
             model: model.into(),
             instructions: None,
             tools: Tools::default(),
+            additional_tools: Arc::default(),
             tool_choice: ToolChoice::default(),
             parallel_tool_calls: true,
             temperature: 1.0,
@@ -81,6 +86,13 @@ impl TurnRequest {
             compact_threshold: None,
             generate: true,
         }
+    }
+}
+
+impl TurnRequest {
+    /// Every tool that the model may call, unless the choice among them forbids it.
+    pub fn offered(&self) -> impl Iterator<Item = &Tool> {
+        self.tools.offered.iter().chain(&*self.additional_tools)
     }
 }
 

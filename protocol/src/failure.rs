@@ -260,6 +260,11 @@ impl Failure {
         Self::out_of_range("string_above_max_length", param, at_most)
     }
 
+    pub fn array_above_max_length(param: impl fmt::Display, max: usize) -> Self {
+        let at_most = format_args!("an array of at most {max} elements");
+        Self::out_of_range("array_above_max_length", param, at_most)
+    }
+
     pub fn object_above_max_properties(param: impl fmt::Display, max: usize) -> Self {
         let at_most = format_args!("an object of at most {max} members");
         Self::out_of_range("object_above_max_properties", param, at_most)

@@ -7,6 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::{Deserialize, de};
+use serde_json::value::RawValue;
+
+use crate::failure::Failure;
+use crate::field::{Field, Path};
 
 /// One input or output item. Cloning it copies pointers.
 #[derive(Clone, Debug)]
@@ -138,6 +142,14 @@ impl Item {
     /// The JSON object, byte for byte as it came.
     pub fn raw(&self) -> &Bytes {
         &self.raw
+    }
+
+    /// The object for typed reading, standing at `path`.
+    pub(crate) fn field<'p>(&self, path: Path<'p>) -> Result<Field<'_, 'p>, Failure> {
+        match serde_json::from_slice::<&RawValue>(&self.raw) {
+            Ok(raw) => Ok(Field { raw, path }),
+            Err(error) => Err(Failure::invalid_value(path, error)),
+        }
     }
 
     /// Bytes of memory that it takes: of many small items, the most part is not their text.

@@ -69,6 +69,7 @@ mod response;
 pub mod seal;
 pub mod session;
 pub mod sse;
+pub mod standing;
 mod steer;
 pub mod tool;
 mod turn;

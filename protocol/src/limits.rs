@@ -26,6 +26,9 @@ pub struct Limits {
     /// Bytes of memory that the items of one chain may take. A model's context is no bound on
     /// items that it is not shown.
     pub chain_bytes: u64,
+    /// Tools that one turn may offer the model, those of earlier turns included. Each costs time
+    /// when a grammar is made of them.
+    pub tools: usize,
     /// Refuse unknown members of `response.create` instead of ignoring them.
     pub strict: bool,
 }
@@ -42,6 +45,7 @@ impl Default for Limits {
             queued_bytes: 256 << 20,
             message_bytes: 64 << 20,
             chain_bytes: 256 << 20,
+            tools: 1024,
             strict: false,
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::action::Action;
-use crate::chain::{CallKind, Chain, EngineState, PendingCall, PendingCalls};
+use crate::chain::{CallKind, Carried, Chain, EngineState, PendingCall};
 use crate::create::{CreateRequest, Include};
 use crate::engine::{EngineOutput, FinishReason, ItemStart, TurnRequest, Usage};
 use crate::event::{Event, Outlet, Sequence};
@@ -13,6 +13,7 @@ use crate::failure::Failure;
 use crate::id::{IdSource, ResponseId};
 use crate::item::Item;
 use crate::lane::LaneName;
+use crate::limits::Limits;
 use crate::open_item::{Ending, OpenItem, PartKind, WrongPiece};
 use crate::pending;
 use crate::response::{Moment, ResponseObject};
@@ -27,10 +28,11 @@ pub(crate) struct Turn {
     response: ResponseObject,
     sequence: Sequence,
     input: Arc<[Item]>,
-    tools: Arc<[Tool]>,
+    /// The tools of the request, and those of the chain's items.
+    tools: [Arc<[Tool]>; 2],
     parent: Option<Chain>,
-    /// Calls of the chain that are open after the input.
-    pending: PendingCalls,
+    /// What the chain carries after the input.
+    carried: Carried,
     store: bool,
     generate: bool,
     include: Include,
@@ -68,10 +70,27 @@ impl Turn {
         parent: Option<Chain>,
         request: CreateRequest,
         sealer: Arc<dyn Sealer>,
+        limits: &Limits,
     ) -> Result<(Self, Box<TurnRequest>), Failure> {
-        let none = PendingCalls::default();
-        let before = parent.as_ref().map_or(&none, Chain::pending_calls);
-        let pending = pending::answer(before, &request.input)?;
+        let none = Carried::default();
+        let before = parent.as_ref().map_or(&none, Chain::carried);
+        let carried = Carried {
+            pending_calls: pending::answer(&before.pending_calls, &request.input)?,
+            standing: before.standing.followed_by(&request.standing),
+        };
+        let additional_tools = carried.standing.tools_beside(&request.tools);
+        if request.tools.offered.len() + carried.standing.tools.len() > limits.tools {
+            return Err(Failure::array_above_max_length("tools", limits.tools));
+        }
+        let offered = request.tools.offered.iter().chain(&*additional_tools);
+        let tool_choice = request.tool_choice.resolve(offered)?;
+        // What this input says last holds, then what the request says, then what is inherited.
+        let update = request.standing;
+        let inherited = &before.standing;
+        let format = update.format.or(request.format);
+        let format = format.or_else(|| inherited.format.clone());
+        let effort = update.reasoning_effort.or(request.reasoning_effort);
+        let effort = effort.or_else(|| inherited.reasoning_effort.clone());
         let turn = Self {
             response: ResponseObject {
                 id: id.clone(),
@@ -80,9 +99,9 @@ impl Turn {
             },
             sequence: Sequence::new(lane),
             input: request.input.clone(),
-            tools: request.tools.offered.clone(),
+            tools: [request.tools.offered.clone(), additional_tools.clone()],
             parent: parent.clone(),
-            pending,
+            carried,
             store: request.store,
             generate: request.generate,
             include: request.include,
@@ -100,7 +119,8 @@ impl Turn {
             model: request.model,
             instructions: request.instructions,
             tools: request.tools,
-            tool_choice: request.tool_choice,
+            additional_tools,
+            tool_choice,
             parallel_tool_calls: request.parallel_tool_calls,
             temperature: request.temperature,
             top_p: request.top_p,
@@ -109,8 +129,8 @@ impl Turn {
             max_output_tokens: request.max_output_tokens,
             top_logprobs: request.top_logprobs,
             logprobs: request.include.logprobs,
-            format: request.format,
-            reasoning_effort: request.reasoning_effort,
+            format: format.unwrap_or_default(),
+            reasoning_effort: effort,
             truncate: request.truncate,
             compact_threshold: None,
             generate: request.generate,
@@ -184,7 +204,8 @@ impl Turn {
             (EngineOutput::ItemStarted(start), open @ None) if self.generate => {
                 let index = self.output.len();
                 let mut call = |kind, name: ToolName| {
-                    let tool = self.tools.iter().find(|tool| tool.name == name);
+                    let mut tools = self.tools.iter().flat_map(|list| &**list);
+                    let tool = tools.find(|tool| tool.name == name);
                     OpenItem::call(index, ids, kind, name, tool)
                 };
                 let item = match start {
@@ -252,17 +273,17 @@ impl Turn {
         };
         let stamp = self.sequence.peek();
         let terminal = Event::lifecycle(stamp, name, &self.response, &moment, &self.output);
-        let pending = if self.calls.is_empty() {
-            self.pending.clone()
-        } else {
-            self.pending.iter().chain(&self.calls).cloned().collect()
-        };
+        let mut carried = self.carried.clone();
+        if !self.calls.is_empty() {
+            let calls = carried.pending_calls.iter().chain(&self.calls);
+            carried.pending_calls = calls.cloned().collect();
+        }
         let chain = Chain::append(
             self.parent.clone(),
             self.response.id.clone(),
             self.input.clone(),
             self.output.clone().into(),
-            pending,
+            carried,
             state,
         );
         (terminal, chain)

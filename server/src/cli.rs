@@ -154,6 +154,10 @@ pub struct LimitArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 32)]
     max_lanes: usize,
 
+    /// Tools offered in one request, those of earlier requests included; more are refused
+    #[arg(long, value_name = "COUNT", default_value_t = 1024)]
+    max_tools: usize,
+
     /// Refuse unknown members of a request instead of ignoring them
     #[arg(long)]
     strict: bool,
@@ -195,6 +199,7 @@ impl LimitArgs {
             queued_bytes: usize::try_from(self.max_queued_bytes).unwrap_or(usize::MAX),
             message_bytes: usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX),
             chain_bytes: self.max_chain_bytes,
+            tools: self.max_tools,
             strict: self.strict,
         }
     }

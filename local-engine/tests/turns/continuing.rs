@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use turnwire_local_engine::{Options, Tier};
-use turnwire_protocol::chain::{Chain, PendingCalls};
+use turnwire_protocol::chain::{Carried, Chain};
 use turnwire_protocol::id::ResponseId;
 use turnwire_protocol::item::Item;
 
@@ -216,7 +216,7 @@ fn a_parent_without_ids_is_rendered_once_and_then_known() {
         ResponseId::from("resp_foreign"),
         Arc::new([asked]),
         Arc::new([said.expect("an item")]),
-        PendingCalls::default(),
+        Carried::default(),
         None,
     );
     let next = request(Some(&chain), &[&user("Another.")]);

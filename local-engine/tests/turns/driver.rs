@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 use turnwire_local_engine::{LocalEngine, Options};
-use turnwire_protocol::chain::{Chain, EngineState, PendingCalls};
+use turnwire_protocol::chain::{Carried, Chain, EngineState};
 use turnwire_protocol::engine::{
     EngineFailure, EngineOutput, FinishReason, ItemStart, TokenLogprob, TurnRequest, Usage,
 };
@@ -111,7 +111,7 @@ impl Answer {
             request.id.clone(),
             request.input.clone(),
             output,
-            PendingCalls::default(),
+            Carried::default(),
             Some(self.state.clone()),
         )
     }

@@ -39,7 +39,8 @@ impl<'a> Decimal<'a> {
 /// `text`, and what the response object shows of it.
 #[derive(Debug)]
 pub(crate) struct Text {
-    pub(crate) format: TextFormat,
+    /// None if the request says nothing of it.
+    pub(crate) format: Option<TextFormat>,
     pub(crate) echo: Vec<u8>,
 }
 
@@ -53,15 +54,14 @@ impl Text {
         let Some(field) = field else {
             shown.raw("format", br#"{"type":"text"}"#);
             shown.close();
-            let format = TextFormat::Text;
-            return Ok(Self { format, echo });
+            return Ok(Self { format: None, echo });
         };
         let members: TextMembers<'_> = field.object()?;
         let format = match Field::member(&field.path, "format", members.format) {
-            Some(format) => read_format(format, message, shown.object("format"))?,
+            Some(format) => Some(show_format(format, message, shown.object("format"))?),
             None => {
                 shown.raw("format", br#"{"type":"text"}"#);
-                TextFormat::Text
+                None
             }
         };
         if let Some(verbosity) = Field::member(&field.path, "verbosity", members.verbosity) {
@@ -72,7 +72,19 @@ impl Text {
     }
 }
 
-fn read_format(
+/// `format` of a `text` that stands in a `configuration_update`, whose bytes these are.
+pub(crate) fn read_format(
+    text: Field<'_, '_>,
+    item: &Bytes,
+) -> Result<Option<TextFormat>, Failure> {
+    let members: TextMembers<'_> = text.object()?;
+    let mut unseen = Vec::new();
+    Field::member(&text.path, "format", members.format)
+        .map(|format| show_format(format, item, Object::open(&mut unseen)))
+        .transpose()
+}
+
+fn show_format(
     field: Field<'_, '_>,
     message: &Bytes,
     mut shown: Object<'_>,
@@ -121,6 +133,16 @@ pub(crate) struct Reasoning {
 
 members! { ReasoningMembers { effort, summary, generate_summary, context, mode } }
 
+const EFFORTS: &[&str] = &["none", "minimal", "low", "medium", "high", "xhigh", "max"];
+
+/// `effort` of a `reasoning` that stands in a `configuration_update`.
+pub(crate) fn read_effort(reasoning: Field<'_, '_>) -> Result<Option<&'static str>, Failure> {
+    let members: ReasoningMembers<'_> = reasoning.object()?;
+    Field::member(&reasoning.path, "effort", members.effort)
+        .map(|effort| effort.one_of(EFFORTS))
+        .transpose()
+}
+
 impl Reasoning {
     pub(crate) fn read(field: Option<Field<'_, '_>>) -> Result<Self, Failure> {
         let Some(field) = field else {
@@ -135,8 +157,7 @@ impl Reasoning {
                 .map(|member| member.one_of(allowed))
                 .transpose()
         };
-        let efforts = ["none", "minimal", "low", "medium", "high", "xhigh", "max"];
-        let effort = choice("effort", members.effort, &efforts)?;
+        let effort = choice("effort", members.effort, EFFORTS)?;
         let summaries = ["auto", "concise", "detailed"];
         let summary = choice("summary", members.summary, &summaries)?;
         // The former name of `summary`.
@@ -162,6 +183,21 @@ impl Reasoning {
     }
 }
 
+const LOGPROBS: &str = "message.output_text.logprobs";
+const SEALED_REASONING: &str = "reasoning.encrypted_content";
+
+/// All that `include` may name.
+const INCLUDABLE: &[&str] = &[
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    SEALED_REASONING,
+    LOGPROBS,
+];
+
 /// What `include` asks for. Its other values add nothing here.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Include {
@@ -174,9 +210,9 @@ pub(crate) fn read_include(field: Field<'_, '_>) -> Result<Include, Failure> {
     let mut include = Include::default();
     for (index, raw) in field.array()?.into_iter().enumerate() {
         let path = Path::Index(&field.path, index);
-        match &*(Field { raw, path }.string()?) {
-            "message.output_text.logprobs" => include.logprobs = true,
-            "reasoning.encrypted_content" => include.sealed_reasoning = true,
+        match (Field { raw, path }).one_of(INCLUDABLE)? {
+            LOGPROBS => include.logprobs = true,
+            SEALED_REASONING => include.sealed_reasoning = true,
             _ => {}
         }
     }

@@ -146,7 +146,7 @@ impl Session {
         }
         let (id, lane) = (origin.id.clone(), origin.lane.clone());
         let sealer = Arc::clone(&self.sealer);
-        match Turn::start(now, id, lane, parent, *request, sealer) {
+        match Turn::start(now, id, lane, parent, *request, sealer, &self.limits) {
             Ok((making, request)) => {
                 let turn = origin.key;
                 let lane = origin.lane.clone();

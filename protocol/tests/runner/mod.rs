@@ -286,6 +286,7 @@ impl Stage {
                 "keep_alive" => {
                     self.limits.keep_alive = (number > 0).then_some(Duration::from_secs(number));
                 }
+                "tools" => self.limits.tools = size,
                 "strict" => self.limits.strict = number == 1,
                 other => return Err(format!("there is no limit called {other}")),
             }
@@ -450,7 +451,7 @@ fn describe_request(request: &TurnRequest) -> Value {
         .into_iter()
         .flat_map(|link| link.input().iter().chain(link.output().iter()));
     let sees: Vec<String> = inherited.chain(request.input.iter()).map(gist).collect();
-    let offered = request.tools.offered.iter();
+    let offered = request.offered();
     let offered: Vec<String> = offered
         .map(|tool| tool.name.qualified().to_string())
         .collect();

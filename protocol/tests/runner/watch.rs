@@ -64,10 +64,35 @@ struct Response {
 #[derive(Debug, Default)]
 struct Item {
     id: String,
+    /// Set if it is a call.
+    call: Option<Call>,
     part: Option<String>,
     /// Its deltas, put together.
     text: String,
     text_done: bool,
+}
+
+/// How a kind of call is told.
+#[derive(Clone, Copy, Debug)]
+struct Call {
+    /// Beginning of the names of its events.
+    events: &'static str,
+    /// Where its text stands in the end.
+    member: &'static str,
+}
+
+fn call(item: &Value) -> Option<Call> {
+    match item["type"].as_str() {
+        Some("function_call") => Some(Call {
+            events: "response.function_call_arguments.",
+            member: "arguments",
+        }),
+        Some("custom_tool_call") => Some(Call {
+            events: "response.custom_tool_call_input.",
+            member: "input",
+        }),
+        _ => None,
+    }
 }
 
 impl Watch {
@@ -180,6 +205,7 @@ impl Response {
                 demand(item["status"] == "in_progress", "a new item is in progress")?;
                 self.open = Some(Item {
                     id: item["id"].as_str().ok_or("an item has no id")?.to_owned(),
+                    call: call(item),
                     ..Item::default()
                 });
                 Ok(())
@@ -214,8 +240,8 @@ impl Response {
             ([item], Some(open)) => {
                 demand(item["id"] == open.id.as_str(), "the open item's id")?;
                 demand(item["status"] == "in_progress", "it is still open")?;
-                let text = match item.get("arguments") {
-                    Some(arguments) => arguments.as_str(),
+                let text = match open.call {
+                    Some(call) => item[call.member].as_str(),
                     None => item["content"][0]
                         .as_object()
                         .map_or(Some(""), |_| open.text_of(&item["content"][0])),
@@ -229,11 +255,9 @@ impl Response {
 
 impl Item {
     fn follow(&mut self, name: &str, json: &Value) -> Result<(), String> {
-        if name.starts_with("response.function_call_arguments.") {
-            demand(
-                json.get("content_index").is_none(),
-                "arguments are in no part",
-            )?;
+        if self.call.is_some() {
+            let part = json.get("content_index");
+            demand(part.is_none(), "a call's text is in no part")?;
         } else {
             demand(json["content_index"] == 0, "there is one part")?;
         }
@@ -254,20 +278,14 @@ impl Item {
                     "the part's text differs",
                 )
             }
-            "response.function_call_arguments.done" => {
-                self.text_done = true;
-                demand(
-                    json["arguments"] == self.text.as_str(),
-                    "the arguments differ",
-                )
-            }
             _ => {
-                let of = match self.part.as_deref() {
-                    Some("output_text") => "response.output_text.",
-                    Some("refusal") => "response.refusal.",
-                    Some("reasoning_text") => "response.reasoning_text.",
-                    None => "response.function_call_arguments.",
-                    Some(other) => return Err(format!("there are no {other} parts")),
+                let of = match (self.part.as_deref(), self.call) {
+                    (Some("output_text"), _) => "response.output_text.",
+                    (Some("refusal"), _) => "response.refusal.",
+                    (Some("reasoning_text"), _) => "response.reasoning_text.",
+                    (None, Some(call)) => call.events,
+                    (None, None) => return Err("text without a part".to_owned()),
+                    (Some(other), _) => return Err(format!("there are no {other} parts")),
                 };
                 match name.strip_prefix(of) {
                     Some("delta") => {
@@ -291,10 +309,10 @@ impl Item {
     }
 
     fn text_of<'v>(&self, json: &'v Value) -> Option<&'v str> {
-        let member = if self.part.as_deref() == Some("refusal") {
-            "refusal"
-        } else {
-            "text"
+        let member = match (self.part.as_deref(), self.call) {
+            (Some("refusal"), _) => "refusal",
+            (None, Some(call)) => call.member,
+            _ => "text",
         };
         json[member].as_str()
     }
@@ -309,14 +327,11 @@ fn check_item(item: &Value, open: &Item) -> Result<(), String> {
     let ended = ["completed", "incomplete"].map(Value::from);
     demand(ended.contains(&item["status"]), "an item has not ended")?;
     match item["type"].as_str() {
-        Some("function_call") => {
+        Some("function_call" | "custom_tool_call") => {
+            demand(open.text_done, "the text is not done before its call")?;
             demand(
-                open.text_done,
-                "the arguments are not done before their item",
-            )?;
-            demand(
-                item["arguments"] == open.text.as_str(),
-                "the item's arguments differ",
+                open.text_of(item) == Some(&open.text),
+                "the call's text differs",
             )
         }
         Some("message" | "reasoning") => {

@@ -72,7 +72,7 @@ pub(super) fn read_derived_id(id: &str) -> Option<(ResponseId, usize)> {
 mod tests {
     use std::sync::Arc;
 
-    use turnwire_protocol::chain::PendingCalls;
+    use turnwire_protocol::chain::Carried;
 
     use super::*;
 
@@ -82,8 +82,8 @@ mod tests {
             texts.iter().map(item).collect()
         };
         let id = ResponseId::from(id);
-        let calls = PendingCalls::default();
-        Chain::append(parent, id, items(input), items(output), calls, None)
+        let carried = Carried::default();
+        Chain::append(parent, id, items(input), items(output), carried, None)
     }
 
     #[test]

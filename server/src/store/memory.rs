@@ -255,7 +255,7 @@ fn own_bytes(link: &Chain) -> u64 {
 mod tests {
     use std::sync::Arc;
 
-    use turnwire_protocol::chain::PendingCalls;
+    use turnwire_protocol::chain::Carried;
     use turnwire_protocol::item::Item;
 
     use super::*;
@@ -277,7 +277,7 @@ mod tests {
             ResponseId::from(id),
             Arc::new([item]),
             Arc::new([]),
-            PendingCalls::default(),
+            Carried::default(),
             None,
         )
     }

@@ -140,7 +140,7 @@ async fn a_turn_is_one_line_of_the_log_and_none_of_its_content_is_in_it() {
         "input": "secret",
         "instructions": "secret",
         "metadata": {"secret": "secret"},
-        "tools": [{"type": "web_search"}, {"type": "custom", "name": "secret", "format": {"type": "text"}}],
+        "tools": [{"type": "web_search"}, {"type": "file_search", "vector_store_ids": ["secret"]}, {"type": "custom", "name": "secret"}],
         "stream_id": "secret",
     });
     turn(&mut connection, &create(members)).await;
@@ -158,7 +158,7 @@ async fn a_turn_is_one_line_of_the_log_and_none_of_its_content_is_in_it() {
         .collect();
     assert_eq!(turns.len(), 1, "{lines:#?}");
     assert!(
-        turns[0].contains("tools.not_offered=2: custom, web_search"),
+        turns[0].contains("tools.not_offered=2: file_search, web_search"),
         "{turns:?}"
     );
     assert!(!lines.concat().contains("secret"), "{lines:#?}");

@@ -219,7 +219,7 @@ impl Scene<'_> {
             let kind = item.kind();
             kind == ItemKind::FunctionCallOutput || kind == ItemKind::CustomToolCallOutput
         });
-        let has_tools = !self.request.tools.offered.is_empty();
+        let has_tools = self.request.offered().next().is_some();
         let said = |text: &String| self.seen.last_user_text().contains(text.as_str());
         reply.user_contains.as_ref().is_none_or(said)
             && reply.turn.is_none_or(|turn| turn == self.turn)
@@ -290,7 +290,7 @@ impl Scene<'_> {
         };
         let chosen = chosen.map(ToolName::qualified);
         let name = name.or(chosen.as_deref());
-        let mut tools = self.request.tools.offered.iter();
+        let mut tools = self.request.offered();
         let tool = match name {
             Some(name) => tools.find(|tool| *tool.name.qualified() == *name),
             None => tools.next(),

@@ -38,7 +38,7 @@ pub(super) struct Reply {
     pub(super) until_turn: Option<u64>,
     /// Whether the new input holds the output of a tool.
     pub(super) after_tool: Option<bool>,
-    /// Whether the request declares functions.
+    /// Whether there are tools that the model may call.
     pub(super) has_tools: Option<bool>,
     #[serde(default)]
     pub(super) steps: Vec<Step>,
