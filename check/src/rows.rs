@@ -3,6 +3,7 @@
 //! One file for each part of the checklist. Each ends in a `SECTION`, the table of its rows.
 
 mod accepting;
+mod calls;
 mod cancel;
 mod clients;
 mod compaction;

@@ -36,7 +36,7 @@ pub(crate) enum Seen {
 /// Judges a turn that was asked [`QUESTION`]. `bare` is the count of tokens of the same question
 /// without any context, from [`bare_tokens`].
 pub(crate) fn seen(turn: &Turn, bare: Option<u64>) -> Seen {
-    if turn.text().to_uppercase().contains(WORD) {
+    if says_word(turn) {
         return Seen::Yes;
     }
     match (turn.input_tokens(), bare) {
@@ -44,6 +44,11 @@ pub(crate) fn seen(turn: &Turn, bare: Option<u64>) -> Seen {
         (Some(_), Some(_)) => Seen::No,
         _ => Seen::Unknown,
     }
+}
+
+/// Whether the model repeated the code word.
+pub(crate) fn says_word(turn: &Turn) -> bool {
+    turn.text().to_uppercase().contains(WORD)
 }
 
 /// What the prompt of [`QUESTION`] alone costs, if the server counts: a longer prompt must cost

@@ -18,6 +18,15 @@ const SCRIPT: &str = r#"
     [[reply]]
     user_contains = "Which is larger"
     steps = [{ reasoning = "17 times 3 is 51." }, { text = "17 times 3." }]
+
+    [[reply]]
+    user_contains = "with two calls"
+    has_tools = true
+    steps = [{ call = "*" }, { call = "*" }]
+
+    [[reply]]
+    user_contains = "What is the code word?"
+    steps = [{ text = "I was told: {instructions}" }]
 "#;
 
 /// What cannot be seen from outside, what this server says that it does not have, and what the
@@ -28,13 +37,13 @@ const MAY_SKIP: &[u16] = &[
     // Custom tools, reasoning summaries, some HTTP endpoints.
     63, 64, 171, //
     // No engine refuses, fails or limits rates on request.
-    75, 76, 82, //
+    75, 76, 82, 102, //
     // Other programs.
     174, 175, 176, 177, 178,
 ];
 
 /// What no conversation judges yet.
-const UNJUDGED: RangeInclusive<u16> = 85..=168;
+const UNJUDGED: RangeInclusive<u16> = 115..=168;
 
 /// What this server does not do yet, and does not refuse either: encrypted reasoning.
 const MAY_FAIL: &[u16] = &[66];
