@@ -51,6 +51,7 @@ pub mod item;
 mod json;
 mod lane;
 mod link;
+mod mailbox;
 mod options;
 mod reconnect;
 mod response;

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::event::Event;
+use crate::mailbox::{Mailbox, Slot, mailbox};
 use crate::socket::{Message, Socket};
 
 /// Messages that wait while the socket sends another.
@@ -22,6 +23,12 @@ const COMMANDS: usize = 16;
 
 /// The error with which a server announces that a connection has become too old.
 pub(crate) const AGE_LIMIT: &str = "websocket_connection_limit_reached";
+
+/// The error for a lane whose name is one too many on its connection.
+pub(crate) const NAME_LIMIT: &str = "websocket_stream_limit_reached";
+
+/// Lanes from which on those that have gone are looked for and forgotten.
+const MANY_LANES: usize = 64;
 
 /// A handle to the task of one socket. When the last is dropped, the socket closes.
 #[derive(Debug)]
@@ -49,7 +56,7 @@ enum Command {
     Start {
         lane: Option<String>,
         message: Bytes,
-        events: mpsc::Sender<Event>,
+        events: Slot,
     },
     Send(Bytes),
 }
@@ -83,21 +90,22 @@ impl Link {
         }
     }
 
-    /// Sends a create and gives out the events that follow on its lane.
+    /// Sends a create and gives out the events that follow on its lane. `buffer` bytes of them
+    /// may wait.
     pub(crate) async fn start(
         &self,
         lane: Option<String>,
         message: Bytes,
         buffer: usize,
-    ) -> Result<mpsc::Receiver<Event>, Gone> {
-        let (events, receiver) = mpsc::channel(buffer);
+    ) -> Result<Mailbox, Gone> {
+        let (events, mailbox) = mailbox(buffer);
         let start = Command::Start {
             lane,
             message,
             events,
         };
         self.commands.send(start).await.map_err(|_| Gone)?;
-        Ok(receiver)
+        Ok(mailbox)
     }
 
     pub(crate) async fn send(&self, message: Bytes) -> Result<(), Gone> {
@@ -147,7 +155,7 @@ struct Task {
     commands: mpsc::Receiver<Command>,
     routes: HashMap<Option<String>, Route>,
     /// An event whose turn has no room for it. Until it has, nothing more is read.
-    stuck: Option<(mpsc::Sender<Event>, Event)>,
+    stuck: Option<(Slot, Event)>,
     /// The server takes nothing any more. What it said before is still read.
     unwritable: bool,
 }
@@ -157,7 +165,7 @@ struct Task {
 struct Route {
     /// The turns whose events are still to come, first the one whose turn it is. There are two
     /// where the first was dropped before its end; its events go nowhere.
-    turns: VecDeque<mpsc::Sender<Event>>,
+    turns: VecDeque<Slot>,
     /// The first has begun: its response was created.
     begun: bool,
     /// The first has ended. It stays, because steering may add a successor.
@@ -228,6 +236,9 @@ impl Task {
                 message,
                 events,
             } => {
+                if self.routes.len() >= MANY_LANES {
+                    self.routes.retain(|_, route| !route.is_abandoned());
+                }
                 let route = self.routes.entry(lane).or_default();
                 if route.ended {
                     route.next();
@@ -271,14 +282,19 @@ impl Task {
         self.hand_over(turn, event);
     }
 
-    fn hand_over(&mut self, turn: mpsc::Sender<Event>, event: Event) {
-        if let Err(mpsc::error::TrySendError::Full(event)) = turn.try_send(event) {
+    fn hand_over(&mut self, turn: Slot, event: Event) {
+        if let Err(event) = turn.put(event) {
             self.stuck = Some((turn, event));
         }
     }
 }
 
 impl Route {
+    /// Whether nothing will come, and nobody waits for it.
+    fn is_abandoned(&self) -> bool {
+        self.ended && self.turns.iter().all(Slot::is_abandoned)
+    }
+
     fn next(&mut self) {
         self.turns.pop_front();
         self.begun = false;
@@ -310,9 +326,9 @@ fn poll_socket(
 }
 
 /// Ready when the turn has room for the event, or is gone.
-async fn room(stuck: Option<&(mpsc::Sender<Event>, Event)>) {
+async fn room(stuck: Option<&(Slot, Event)>) {
     match stuck {
-        Some((turn, _)) => drop(turn.reserve().await),
+        Some((turn, event)) => turn.has_room(event).await,
         None => pending().await,
     }
 }

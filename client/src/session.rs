@@ -26,9 +26,11 @@ pub struct Settings {
     pub rotate_after: Option<Duration>,
     pub reconnect: Backoff,
     pub repeat: Repeat,
-    /// Events of one turn that wait for their reader: 1024. When they are that many, nothing more
-    /// is read from the socket, for any lane, until the reader takes some.
-    pub buffered_events: usize,
+    /// Bytes of events of one turn that wait for their reader: 4 MiB, or one event that is
+    /// larger. When there are that many, nothing more is read from the socket, for any lane,
+    /// until the reader takes some. So whoever reads turns of several lanes reads them at the
+    /// same time, not one after the other.
+    pub buffered_bytes: usize,
 }
 
 /// How turns travel.
@@ -61,7 +63,7 @@ impl Default for Settings {
             rotate_after: Some(Duration::from_secs(55 * 60)),
             reconnect: Backoff::default(),
             repeat: Repeat::default(),
-            buffered_events: 1024,
+            buffered_bytes: 4 << 20,
         }
     }
 }
@@ -129,7 +131,8 @@ impl Session {
     }
 
     /// The lane of this name, which has 1 to 256 characters out of ASCII letters, digits, `_`,
-    /// `-` and `.`. Servers allow 32 names on a socket.
+    /// `-` and `.`. Where a server allows no further name on a socket, usually after 32, another
+    /// socket is opened.
     ///
     /// # Errors
     ///

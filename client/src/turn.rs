@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
-use tokio::sync::mpsc;
 
 use crate::create::Create;
 use crate::error::Error;
@@ -13,7 +12,8 @@ use crate::failure::Failure;
 use crate::http::Events;
 use crate::json::Json;
 use crate::lane::{Lane, Prepared};
-use crate::link::{AGE_LIMIT, Gone, Link};
+use crate::link::{AGE_LIMIT, Gone, Link, NAME_LIMIT};
+use crate::mailbox::Mailbox;
 use crate::reconnect::is_loss;
 use crate::response::Response;
 use crate::session::{Repeat, Way};
@@ -34,7 +34,7 @@ pub struct Turn<'a> {
     given_out: GivenOut,
     /// Everything was sent again because the server did not know the parent.
     resent: bool,
-    /// Connections that were lost or refused the turn because of their age.
+    /// Connections that were lost, or refused the turn because of their age or lanes.
     losses: u32,
     steers: Vec<Steer>,
     /// A successor has begun, so that the create alone does not make this turn any more.
@@ -53,7 +53,7 @@ enum Source {
     None,
     Socket {
         link: Arc<Link>,
-        events: mpsc::Receiver<Event>,
+        events: Mailbox,
     },
     Http(Box<Events>),
 }
@@ -106,7 +106,7 @@ impl<'a> Turn<'a> {
                         message,
                         has_parent,
                     } = self.lane.prepare(&self.create, Some(link.serial));
-                    let buffer = self.lane.session.settings().buffered_events.max(1);
+                    let buffer = self.lane.session.settings().buffered_bytes;
                     let name = self.lane.name.clone();
                     if let Ok(events) = link.start(name, message, buffer).await {
                         self.has_parent = has_parent;
@@ -180,7 +180,7 @@ impl<'a> Turn<'a> {
                     self.id = None;
                     return Ok(Some(TurnEvent::Restarted));
                 }
-                Source::Socket { link, events } => match events.recv().await {
+                Source::Socket { link, events } => match events.next().await {
                     Some(event) => Ok(event),
                     None => Err(link.ended().cloned().unwrap_or_else(gone)),
                 },
@@ -376,7 +376,8 @@ impl<'a> Turn<'a> {
             self.source = Source::None;
             return Ok(());
         }
-        if fresh && failure.is(AGE_LIMIT) && self.losses < attempts {
+        let full = failure.is(AGE_LIMIT) || failure.is(NAME_LIMIT);
+        if fresh && full && self.losses < attempts {
             self.losses += 1;
             if let Source::Socket { link, .. } = &self.source {
                 link.retire();

@@ -334,7 +334,7 @@ async fn what_stands_before_a_compaction_is_forgotten() {
 async fn a_reader_that_is_slow_loses_nothing() {
     let fake = Fake::start().await;
     let settings = Settings {
-        buffered_events: 2,
+        buffered_bytes: 1000,
         ..Settings::default()
     };
     let session = Session::new(&fake.url(), settings).unwrap();

@@ -260,6 +260,28 @@ async fn a_socket_that_is_old_is_left_when_its_last_turn_has_ended() {
 }
 
 #[tokio::test]
+async fn a_lane_too_many_gets_a_socket_of_its_own() {
+    let fake = Fake::start().await;
+    let session = Session::new(&fake.url(), Settings::default()).unwrap();
+    let client = async {
+        let mut lane = session.lane("a").unwrap();
+        let turn = lane.create(create("one")).await.unwrap();
+        assert_eq!(turn.finish().await.unwrap().text(), "uno");
+    };
+    let server = async {
+        let mut full = fake.socket().await;
+        full.read().await;
+        full.send(error(Some("a"), "websocket_stream_limit_reached"))
+            .await;
+        let mut peer = fake.socket().await;
+        assert_eq!(peer.read().await["stream_id"], "a");
+        peer.say(Some("a"), "resp_1", "uno").await;
+        assert_eq!(full.closed().await, Some(1000));
+    };
+    tokio::join!(client, server);
+}
+
+#[tokio::test]
 async fn a_server_that_talks_nonsense_is_not_asked_again() {
     let fake = Fake::start().await;
     let session = Session::new(&fake.url(), Settings::default()).unwrap();
