@@ -6,7 +6,8 @@ use turnwire_client::{
     TurnEvent, item,
 };
 
-use crate::support::*;
+use crate::support::{TestServer, create, events, response, text, tool};
+use crate::tls::Identity;
 
 #[tokio::test]
 async fn a_handshake_keeps_the_query_and_tells_what_was_agreed_on() {
@@ -298,4 +299,37 @@ async fn a_refusal_is_told_as_what_it_is() {
         .await
         .unwrap();
     assert_eq!(fine.usage.unwrap().cached_tokens, 0);
+}
+
+#[tokio::test]
+async fn a_certificate_is_trusted_only_if_it_is_told_to() {
+    let identity = Identity::new();
+    let server = identity
+        .serve(SCRIPT, crate::support::Settings::default())
+        .await;
+    let url = server.url("/v1");
+    let refused = Connection::open(&url, None).await.unwrap_err();
+    let Error::Unreachable { problem, .. } = &refused else {
+        panic!("{refused:?}")
+    };
+    assert!(problem.contains("certificate"), "{problem}");
+    for options in [
+        identity.options(),
+        Options::new().accept_any_certificate(true),
+    ] {
+        let settings = Settings {
+            options,
+            ..Settings::default()
+        };
+        let session = session(&server, settings);
+        let mut lane = session.default_lane().unwrap();
+        let response = lane
+            .create(saying("x"))
+            .await
+            .unwrap()
+            .finish()
+            .await
+            .unwrap();
+        assert_eq!(response.text(), "turn 1, 1 items, x");
+    }
 }

@@ -53,7 +53,7 @@ impl Identity {
         Options::new().root_certificates(self.certificate.clone())
     }
 
-    async fn serve(&self, script: &str, settings: Settings) -> TestServer {
+    pub(crate) async fn serve(&self, script: &str, settings: Settings) -> TestServer {
         let tls = Tls::from_files(&self.certificate_file(), &self.key_file());
         let settings = Settings {
             tls: Some(tls.unwrap()),
