@@ -1,7 +1,8 @@
 //! Connection: one task drives one session over one WebSocket until either ends.
 //!
-//! Back-pressure: while the peer is behind by [`MARK_BYTES`], the engines of this connection
-//! are not asked for more, and they stop because nobody reads them.
+//! Lanes are fair to each other here: events wait with the runner, and the socket takes the next
+//! one when it has handed over what it took before. Back-pressure follows from that: a lane whose
+//! events wait is not asked for more, and its engine stops because nobody reads it.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -16,9 +17,6 @@ use crate::auth::Tenant;
 use crate::runner::Runner;
 use crate::serve::Server;
 use crate::websocket::{Incoming, Socket};
-
-/// Bytes that may wait for the peer before its engines are held back.
-const MARK_BYTES: usize = 256 << 10;
 
 /// Keeps middleboxes from forgetting the connection, and shows that the peer is there.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -48,10 +46,10 @@ pub(crate) async fn run(mut socket: Box<Socket>, server: Arc<Server>, owner: Ten
     let mut heard = Patience::since(socket.bytes_heard());
     let mut drained = false;
     loop {
-        while let Some(event) = runner.next_event() {
-            socket.queue(event.json);
-        }
         if let Some(close) = runner.close() {
+            while let Some(event) = runner.next_event() {
+                socket.queue(event.json);
+            }
             // Nothing runs on while the peer takes its time to answer.
             drop(runner);
             return socket.close(close.code, close.reason).await;
@@ -63,13 +61,21 @@ pub(crate) async fn run(mut socket: Box<Socket>, server: Arc<Server>, owner: Ten
             alarm.as_mut().reset(due);
         }
         let step = poll_fn(|cx| {
-            if let Poll::Ready(incoming) = socket.poll_next(cx) {
-                return Poll::Ready(Step::Peer(incoming));
+            loop {
+                while let Some(event) = runner.next_event_if(|bytes| socket.takes(bytes)) {
+                    socket.queue(event.json);
+                }
+                let waiting_bytes = runner.waiting_bytes();
+                if let Poll::Ready(incoming) = socket.poll_next(cx, waiting_bytes) {
+                    return Poll::Ready(Step::Peer(incoming));
+                }
+                if runner.poll_progress(cx).is_ready() {
+                    return Poll::Ready(Step::Engines);
+                }
+                if socket.owes() || waiting_bytes == 0 {
+                    return Poll::Pending;
+                }
             }
-            if socket.queued_bytes() < MARK_BYTES && runner.poll_progress(cx).is_ready() {
-                return Poll::Ready(Step::Engines);
-            }
-            Poll::Pending
         });
         tokio::select! {
             step = step => match step {

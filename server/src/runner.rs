@@ -1,12 +1,13 @@
 //! Runner: carries out what a session decides, with engines, the store and the log.
 //!
 //! It owns one [`Session`] and everything that runs for it. What the session wants sent waits
-//! in a queue for whoever owns the transport: the WebSocket's task, or an HTTP answer. An owner
-//! who does not poll holds the engines back, and one who drops the runner cancels its turns.
+//! in an outbox for whoever owns the transport: the WebSocket's task, or an HTTP answer. A lane
+//! with much to send holds its own engine back and no other. An owner who does not poll holds
+//! all of them back, and one who drops the runner cancels its turns.
 
+mod outbox;
 mod turns;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -14,10 +15,12 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use tokio::task::coop;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use turnwire_protocol::action::{Action, TurnKey};
 use turnwire_protocol::chain::Chain;
+use turnwire_protocol::engine::EngineOutput;
 use turnwire_protocol::event::Event;
 use turnwire_protocol::session::{SaveFailed, Session, Transport};
 
@@ -25,10 +28,11 @@ use crate::auth::Tenant;
 use crate::clock::RandomIds;
 use crate::secret::TenantSealer;
 use crate::serve::Server;
+use outbox::Outbox;
 use turns::Turns;
 
-/// Bytes of events made before they are sent. What engines have ready leaves in one write, and
-/// a turn that never waits lets its connection be heard in between.
+/// Bytes of events made at a time. What engines have ready leaves in one write, and a turn that
+/// never waits lets its connection be heard in between.
 const BATCH_BYTES: usize = 16 << 10;
 
 pub(crate) struct Runner {
@@ -37,8 +41,7 @@ pub(crate) struct Runner {
     session: Session,
     turns: Turns,
     replies: FuturesUnordered<BoxFuture<'static, Reply>>,
-    outgoing: VecDeque<Event>,
-    outgoing_bytes: usize,
+    outbox: Outbox,
     close: Option<Close>,
 }
 
@@ -66,8 +69,7 @@ impl Runner {
             session,
             turns: Turns::default(),
             replies: FuturesUnordered::new(),
-            outgoing: VecDeque::new(),
-            outgoing_bytes: 0,
+            outbox: Outbox::default(),
             close: None,
         };
         runner.carry_out();
@@ -87,7 +89,13 @@ impl Runner {
 
     /// To be called when [`Runner::deadline`] has passed.
     pub(crate) fn handle_timeout(&mut self) {
-        self.session.handle_timeout(self.server.clock.now());
+        let now = self.server.clock.now();
+        for (turn, lane) in self.turns.lanes() {
+            if self.outbox.holds(lane) {
+                self.session.defer_keep_alive(now, turn);
+            }
+        }
+        self.session.handle_timeout(now);
         self.carry_out();
     }
 
@@ -103,9 +111,18 @@ impl Runner {
 
     /// The next event to send.
     pub(crate) fn next_event(&mut self) -> Option<Event> {
-        let event = self.outgoing.pop_front()?;
-        self.outgoing_bytes -= event.json.len();
-        Some(event)
+        self.outbox.pop_if(|_| true)
+    }
+
+    /// The next event to send, if one of that many bytes may be sent now. Which it is depends on
+    /// when it is asked for: lanes take turns, and one that was idle comes first.
+    pub(crate) fn next_event_if(&mut self, fits: impl FnOnce(usize) -> bool) -> Option<Event> {
+        self.outbox.pop_if(fits)
+    }
+
+    /// Bytes of the events that wait to be sent; 0 if there are none.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.outbox.bytes()
     }
 
     /// Set once the connection is to end, after all events.
@@ -116,7 +133,13 @@ impl Runner {
     /// Lets engines and the store go on. Ready if they did, with or without a new event.
     pub(crate) fn poll_progress(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut progress = Poll::Pending;
-        while self.outgoing_bytes < BATCH_BYTES {
+        let enough = self.outbox.bytes() + BATCH_BYTES;
+        while self.outbox.bytes() < enough {
+            // Counted like what a socket does: engines that always have something ready leave
+            // the thread to other tasks in time.
+            let Poll::Ready(budget) = coop::poll_proceed(cx) else {
+                break;
+            };
             let now = self.server.clock.now();
             if let Poll::Ready(Some(reply)) = self.replies.poll_next_unpin(cx) {
                 let ids = &mut RandomIds;
@@ -126,16 +149,22 @@ impl Runner {
                     }
                     Reply::Saved(turn, saved) => self.session.handle_saved(now, ids, turn, saved),
                 }
-            } else if let Poll::Ready((turn, output)) = self.turns.poll_next(cx) {
+            } else if let Poll::Ready((turn, output)) = self.poll_engines(cx) {
                 self.session
                     .handle_output(now, &mut RandomIds, turn, output);
             } else {
                 break;
             }
+            budget.made_progress();
             self.carry_out();
             progress = Poll::Ready(());
         }
         progress
+    }
+
+    fn poll_engines(&mut self, cx: &mut Context<'_>) -> Poll<(TurnKey, EngineOutput)> {
+        let Self { turns, outbox, .. } = self;
+        turns.poll_next(cx, |lane| outbox.is_full(lane))
     }
 
     fn carry_out(&mut self) {
@@ -149,10 +178,14 @@ impl Runner {
                     };
                     self.replies.push(load.boxed());
                 }
-                Action::Start { turn, request, .. } => {
+                Action::Start {
+                    turn,
+                    lane,
+                    request,
+                } => {
                     let wrap_up = CancellationToken::new();
                     let output = self.server.engines.start(*request, wrap_up.clone());
-                    self.turns.start(turn, output, wrap_up);
+                    self.turns.start(turn, lane, output, wrap_up);
                 }
                 Action::WrapUp { turn } => self.turns.wrap_up(turn),
                 Action::Stop { turn } => self.turns.stop(turn),
@@ -162,10 +195,7 @@ impl Runner {
                         async move { Reply::Saved(turn, server.store.save(owner, record).await) };
                     self.replies.push(save.boxed());
                 }
-                Action::Send(event) => {
-                    self.outgoing_bytes += event.json.len();
-                    self.outgoing.push_back(event);
-                }
+                Action::Send(event) => self.outbox.push(event),
                 Action::Ended { turn, summary } => self.turns.end(turn).log(&summary),
                 Action::Close { code, reason } => self.close = Some(Close { code, reason }),
             }

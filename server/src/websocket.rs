@@ -39,10 +39,14 @@ const MAX_FRAME_BYTES: usize = 8 << 20;
 /// again behind it.
 const BUFFER_BYTES: usize = 256;
 
+/// Bytes of small messages that leave in one write, so that a stream of tokens is not a system
+/// call for each. The codec gathers as much before it writes, and keeps a buffer of this size.
+const BATCH_BYTES: usize = 8 << 10;
+
 /// Messages below this go out uncompressed: a token's event gains nothing.
 const COMPRESSION_THRESHOLD_BYTES: usize = 1 << 10;
 
-/// Messages and Pings that are read while the peer takes nothing of what it is owed. Each makes
+/// Messages and Pings that are read beyond what the peer takes of what it is owed. Each makes
 /// at least one answer, so that reading has to end for a peer that does not read. It ends sooner
 /// where answers are large: some repeat what they answer.
 const READ_AHEAD: usize = 64;
@@ -64,7 +68,10 @@ pub(crate) struct Socket {
     message: Assembly,
     queue: VecDeque<Frame>,
     queued_bytes: usize,
-    /// Messages and Pings read since everything owed was sent.
+    /// What was queued since everything was handed over: messages, and their bytes.
+    batch: usize,
+    batch_bytes: usize,
+    /// Messages and Pings read, less the messages handed over since.
     read_ahead: usize,
     sent_all: bool,
 }
@@ -114,6 +121,7 @@ impl SocketSettings {
                 .with_limits(frame_limit, frame_limit)
                 .with_read_buffer_capacity(BUFFER_BYTES)
                 .with_write_buffer_capacity(BUFFER_BYTES)
+                .with_backpressure_boundary(BATCH_BYTES)
         };
         Self {
             message_limit,
@@ -149,14 +157,25 @@ impl Socket {
             message: Assembly::Between,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            batch: 0,
+            batch_bytes: 0,
             read_ahead: 0,
             sent_all: true,
         }
     }
 
+    /// Whether a message of so many bytes would wait for nothing: what was queued before has been
+    /// handed over, or leaves in one write with this.
+    pub(crate) fn takes(&self, bytes: usize) -> bool {
+        self.batch == 0 || self.batch_bytes + bytes <= BATCH_BYTES
+    }
+
     /// Queues one text message. It leaves as [`Socket::poll_next`] is polled.
     pub(crate) fn queue(&mut self, mut text: Bytes) {
+        self.sent_all = false;
         self.queued_bytes += text.len();
+        self.batch += 1;
+        self.batch_bytes += text.len();
         let first = text.split_to(text.len().min(MAX_FRAME_BYTES));
         self.queue
             .push_back(Frame::text(first).with_fin(text.is_empty()));
@@ -165,11 +184,6 @@ impl Socket {
             self.queue
                 .push_back(Frame::continuation(next).with_fin(text.is_empty()));
         }
-    }
-
-    /// Bytes queued and not yet handed to the codec, which holds little more than one frame.
-    pub(crate) fn queued_bytes(&self) -> usize {
-        self.queued_bytes
     }
 
     /// Queues a Ping, unless the peer is behind with what it was sent before.
@@ -194,14 +208,20 @@ impl Socket {
         self.wire.bytes_heard()
     }
 
-    /// Sends what is queued as far as the peer takes it, and reads what has come.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Incoming> {
+    /// Sends what is queued as far as the peer takes it, and reads what has come. `waiting_bytes`
+    /// are those of messages for the peer that are still to be queued.
+    pub(crate) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        waiting_bytes: usize,
+    ) -> Poll<Incoming> {
         match self.poll_send(cx) {
-            Poll::Ready(Ok(())) => self.read_ahead = 0,
+            Poll::Ready(Ok(())) if waiting_bytes == 0 => self.read_ahead = 0,
+            Poll::Ready(Ok(())) | Poll::Pending => {}
             Poll::Ready(Err(_)) => return Poll::Ready(Incoming::Lost),
-            Poll::Pending => {}
         }
-        while self.read_ahead < READ_AHEAD && self.queued_bytes / 2 <= self.message_limit {
+        let owed_bytes = self.queued_bytes + waiting_bytes;
+        while self.read_ahead < READ_AHEAD && owed_bytes / 2 <= self.message_limit {
             let frame = match ready!(self.codec.poll_next_frame(cx)) {
                 Ok(frame) => frame,
                 Err(WebSocketError::ConnectionClosed | WebSocketError::IoError(_)) => {
@@ -239,6 +259,8 @@ impl Socket {
         }
         ready!(self.codec.poll_flush_unpin(cx))?;
         self.sent_all = true;
+        self.read_ahead = self.read_ahead.saturating_sub(self.batch);
+        (self.batch, self.batch_bytes) = (0, 0);
         Poll::Ready(Ok(()))
     }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame};
+use tokio::time::{Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use turnwire_protocol::event::Event;
 use turnwire_protocol::session::Transport;
@@ -22,6 +23,8 @@ pub(super) struct Exchange {
     runner: Runner,
     /// None once the server has begun to shut down.
     draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// For the session's deadline, from the first one that it has.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 /// The body of an answer that streams. What is not read is not asked of the engine.
@@ -41,6 +44,7 @@ impl Exchange {
         Self {
             runner,
             draining: Some(draining),
+            alarm: None,
         }
     }
 
@@ -63,8 +67,22 @@ impl Exchange {
             if self.runner.close().is_some() {
                 return Poll::Ready(None);
             }
-            ready!(self.runner.poll_progress(cx));
+            if self.runner.poll_progress(cx).is_pending() {
+                ready!(self.poll_deadline(cx));
+                self.runner.handle_timeout();
+            }
         }
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(due) = self.runner.deadline() else {
+            return Poll::Pending;
+        };
+        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if alarm.deadline() != due {
+            alarm.as_mut().reset(due);
+        }
+        alarm.as_mut().poll(cx)
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use turnwire_protocol::action::{TurnKey, TurnSummary};
 use turnwire_protocol::engine::{EngineFailure, EngineFailureKind, EngineOutput};
+use turnwire_protocol::lane::LaneName;
 
 /// A client chooses the name of the model it asks for, so only this much of it is logged.
 const LOGGED_MODEL_CHARS: usize = 100;
@@ -24,6 +25,7 @@ pub(super) struct Turns {
 /// From its start until the session says that it ended.
 struct Turn {
     key: TurnKey,
+    lane: Option<LaneName>,
     /// None once the engine is done or is not wanted any more.
     output: Option<BoxStream<'static, EngineOutput>>,
     /// Asks the engine to end the turn soon.
@@ -42,11 +44,13 @@ impl Turns {
     pub(super) fn start(
         &mut self,
         key: TurnKey,
+        lane: Option<LaneName>,
         output: BoxStream<'static, EngineOutput>,
         wrap_up: CancellationToken,
     ) {
         self.turns.push(Turn {
             key,
+            lane,
             output: Some(output),
             wrap_up,
             timing: Timing {
@@ -76,10 +80,23 @@ impl Turns {
             .unwrap_or_default()
     }
 
-    /// The next output of any engine. An engine that ends without saying so has failed.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(TurnKey, EngineOutput)> {
+    pub(super) fn lanes(&self) -> impl Iterator<Item = (TurnKey, Option<&LaneName>)> {
+        let turns = self.turns.iter();
+        turns.map(|turn| (turn.key, turn.lane.as_ref()))
+    }
+
+    /// The next output of any engine, except those of lanes that are held back. An engine that
+    /// ends without saying so has failed.
+    pub(super) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        is_held_back: impl Fn(Option<&LaneName>) -> bool,
+    ) -> Poll<(TurnKey, EngineOutput)> {
         for step in 0..self.turns.len() {
             let at = (self.first + step) % self.turns.len();
+            if is_held_back(self.turns[at].lane.as_ref()) {
+                continue;
+            }
             if let Poll::Ready(output) = self.turns[at].poll_next(cx) {
                 self.first = at + 1;
                 return Poll::Ready((self.turns[at].key, output));

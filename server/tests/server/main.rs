@@ -10,6 +10,7 @@ mod client;
 mod drain;
 mod hostile;
 mod http;
+mod lanes;
 mod patience;
 mod raw;
 mod sealed;

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use turnwire_client::Error;
 use turnwire_protocol::limits::Limits;
 
-use crate::raw::{CLOSE, FIN, PING, PONG, Raw, TEXT};
+use crate::raw::{CLOSE, FIN, PING, PONG, Raw, TEXT, standstill};
 use crate::support::*;
 
 #[tokio::test(start_paused = true)]
@@ -38,6 +38,62 @@ async fn an_idle_socket_is_pinged_and_closes_at_the_age_limit() {
         "{closed}"
     );
     assert_eq!(opened.elapsed().as_secs(), 3600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_response_shows_that_it_runs_over_a_socket_and_over_http() {
+    let script = "[[reply]]\nsteps = [{text = 'well'}, {hang = true}]";
+    let mut server = TestServer::start(script).await;
+    let mut connection = server.connect_and_hang().await;
+    let began = Instant::now();
+    let mut numbers = Vec::new();
+    while numbers.len() < 4 {
+        let event: Value = connection.next().await.unwrap().parse().unwrap();
+        if event["type"] == "response.in_progress" {
+            numbers.push(event["sequence_number"].as_u64().unwrap());
+        }
+    }
+    // The second event, and then those that follow the only item of the response.
+    assert_eq!(numbers, [1, 8, 9, 10]);
+    assert_eq!(began.elapsed().as_secs(), 45);
+
+    let began = Instant::now();
+    let body = create(json!({"input": "x", "stream": true}));
+    let request = http()
+        .post(server.url("/v1/responses"))
+        .body(body.to_string());
+    let mut answer = request.send().await.unwrap();
+    let mut text = String::new();
+    while text.matches("event: response.in_progress").count() < 4 {
+        text += std::str::from_utf8(&answer.chunk().await.unwrap().unwrap()).unwrap();
+    }
+    assert_eq!(began.elapsed().as_secs(), 45);
+}
+
+#[tokio::test(start_paused = true)]
+async fn signs_of_life_do_not_pile_up_for_a_peer_that_does_not_read() {
+    let flood = "[[reply]]\nsteps = [{text = 'a lot of text', repeat = 1000000000}]";
+    let mut server = TestServer::start(flood).await;
+    let mut raw = Raw::open(&server).await;
+    let message = create(json!({"input": "x"})).to_string();
+    raw.frame(FIN | TEXT, message.as_bytes()).await;
+    server
+        .engine
+        .wait_for(|engine| engine.outputs > 2)
+        .await
+        .unwrap();
+    standstill().await;
+    let made = server.engine.borrow().outputs;
+    sleep(Duration::from_secs(600)).await;
+    let mut signs = 0;
+    for _ in 0..made {
+        let frame = raw.read().await;
+        if frame.first_byte == FIN | TEXT {
+            let event: Value = serde_json::from_slice(&frame.payload).unwrap();
+            signs += usize::from(event["type"] == "response.in_progress");
+        }
+    }
+    assert_eq!(signs, 1, "its turn had events to be read all the time");
 }
 
 #[tokio::test(start_paused = true)]

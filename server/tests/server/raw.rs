@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::TestServer;
 
@@ -43,6 +43,18 @@ impl Raw {
 
     pub(crate) fn over(wire: impl Wire + 'static) -> Self {
         Self(Box::new(wire))
+    }
+
+    /// Connects and completes the handshake. Little is on its way to this peer while it does not
+    /// read: some tens of kilobytes.
+    pub(crate) async fn open_narrow(server: &TestServer) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 << 10).unwrap();
+        // A frame is two writes; the second must not wait for an answer to the first.
+        socket.set_nodelay(true).unwrap();
+        let mut raw = Self::over(socket.connect(server.address).await.unwrap());
+        raw.handshake().await;
+        raw
     }
 
     /// Connects and completes the handshake.
