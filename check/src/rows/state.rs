@@ -347,7 +347,7 @@ async fn expect_gone(socket: &mut Socket, case: &Case, parent: &Turn) -> Held {
 }
 
 /// A continuation with the output of a call that never was.
-fn orphan(case: &Case, parent: &Turn) -> Value {
+pub(super) fn orphan(case: &Case, parent: &Turn) -> Value {
     case.create(json!({
         "previous_response_id": parent.id(), "input": [output("call_turnwire_orphan")],
     }))
