@@ -6,6 +6,7 @@
 
 mod agent;
 mod chain;
+mod lanes;
 mod relay;
 mod target;
 mod transport;
@@ -20,6 +21,8 @@ pub enum Bench {
     Transports(transports::Args),
     /// One chain over one socket: the time of a turn as the chain grows
     Chain(chain::Args),
+    /// Many lanes on one socket against as many sockets: turns per second
+    Lanes(lanes::Args),
 }
 
 impl Bench {
@@ -28,6 +31,7 @@ impl Bench {
         match self {
             Self::Transports(args) => transports::run(args).await,
             Self::Chain(args) => chain::run(args).await,
+            Self::Lanes(args) => lanes::run(args).await,
         }
     }
 }
