@@ -121,7 +121,7 @@ impl Link {
     /// Whether a new turn may begin on it.
     pub(crate) fn takes_turns(&self, rotate_after: Option<Duration>) -> bool {
         let young = rotate_after.is_none_or(|limit| self.opened.elapsed() < limit);
-        young && !self.fate.retired.load(Ordering::Relaxed) && self.ended().is_none()
+        young && !self.fate.retired.load(Ordering::Relaxed) && !self.commands.is_closed()
     }
 
     /// Lets no new turn begin on it.

@@ -36,6 +36,8 @@ pub struct Turn<'a> {
     resent: bool,
     /// Connections that were lost, or refused the turn because of their age or lanes.
     losses: u32,
+    /// How the last one over HTTP was lost, until the pause that follows.
+    lost: Option<Error>,
     steers: Vec<Steer>,
     /// A successor has begun, so that the create alone does not make this turn any more.
     steered: bool,
@@ -84,6 +86,7 @@ impl<'a> Turn<'a> {
             given_out: GivenOut::Nothing,
             resent: false,
             losses: 0,
+            lost: None,
             steers: Vec::new(),
             steered: false,
             cancelled: false,
@@ -124,8 +127,8 @@ impl<'a> Turn<'a> {
                         has_parent,
                     } = self.lane.prepare(&self.create, None);
                     self.has_parent = has_parent;
-                    if self.losses > 0 {
-                        self.lane.session.pause(self.losses - 1, gone()).await?;
+                    if let Some(lost) = self.lost.take() {
+                        self.lane.session.pause(self.losses - 1, lost).await?;
                     }
                     let http = self.lane.session.http();
                     match http.post_sse("responses", message).await {
@@ -142,9 +145,10 @@ impl<'a> Turn<'a> {
                             self.take_failure(failure)?;
                         }
                         Err(error) if is_loss(&error) => self.take_loss(error)?,
+                        // Whether there is another try is decided together with its pause.
                         Err(error) => {
-                            self.lane.session.pause(self.losses, error).await?;
                             self.losses += 1;
+                            self.lost = Some(error);
                         }
                     }
                 }
@@ -163,6 +167,10 @@ impl<'a> Turn<'a> {
     pub async fn next(&mut self) -> Result<Option<TurnEvent>, Error> {
         let next = self.advance().await;
         if next.is_err() {
+            // What was refused has not begun, and needs no end.
+            if self.id.is_some() {
+                self.give_up();
+            }
             self.over = true;
         }
         next
@@ -283,17 +291,14 @@ impl<'a> Turn<'a> {
             self.end_if_nothing_follows();
             return Ok(Some(TurnEvent::Other(event)));
         }
-        let lifecycle = matches!(
-            event.name.as_str(),
-            "response.created" | "response.queued" | "response.in_progress"
-        );
-        let event = TurnEvent::read(event)?;
-        let given_out = if lifecycle {
-            GivenOut::Beginning
-        } else {
-            GivenOut::Output
+        let given_out = match event.name.as_str() {
+            "response.created" | "response.queued" | "response.in_progress" => GivenOut::Beginning,
+            name if name.starts_with("response.") => GivenOut::Output,
+            // What servers say besides, such as how much of a quota is left.
+            _ => GivenOut::Beginning,
         };
         self.given_out = self.given_out.max(given_out);
+        let event = TurnEvent::read(event)?;
         match &event {
             TurnEvent::Created(response) => self.take_beginning(response),
             TurnEvent::Ended(response) => {
@@ -402,20 +407,28 @@ impl<'a> Turn<'a> {
             return Err(error);
         }
         self.losses += 1;
+        self.lost = Some(error);
         self.source = Source::None;
         Ok(())
     }
-}
 
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        if let (Source::Socket { link, .. }, false) = (&self.source, self.over) {
+    /// Lets the server stop, as far as that is possible without waiting.
+    fn give_up(&self) {
+        if let (Source::Socket { link, .. }, false) = (&self.source, self.ended) {
             let message = match &self.id {
                 Some(id) => cancel_message(id),
                 None => cancel_lane_message(self.lane.name()),
             };
             // With a queue that is full the turn runs on, and nobody reads what it says.
             link.try_send(message);
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.give_up();
         }
     }
 }

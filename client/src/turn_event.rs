@@ -90,22 +90,26 @@ struct SteerMembers {
 }
 
 impl TurnEvent {
-    /// Reads an event other than `error`.
+    /// Reads an event other than `error`. Only what decides over the turn has to be in order;
+    /// anything else that is not as it should be is passed on.
     pub(crate) fn read(event: Event) -> Result<Self, Error> {
-        Ok(match event.name.as_str() {
-            "response.created" => Self::Created(response(&event)?),
+        let read = match event.name.as_str() {
+            "response.created" => return Ok(Self::Created(response(&event)?)),
             "response.completed" | "response.incomplete" | "response.failed" => {
-                Self::Ended(response(&event)?)
+                return Ok(Self::Ended(response(&event)?));
             }
-            "response.output_item.added" => {
-                let ItemEvent { output_index, item } = event.parse()?;
+            "response.steer.accepted" | "response.steer.pending" | "response.steer.failed" => {
+                return Ok(Self::Steer(SteerNotice::read(&event)?));
+            }
+            "response.output_item.added" => event.parse().ok().map(|read| {
+                let ItemEvent { output_index, item } = read;
                 Self::ItemAdded {
                     index: output_index,
                     item,
                 }
-            }
-            "response.output_item.done" => {
-                let ItemEvent { output_index, item } = event.parse()?;
+            }),
+            "response.output_item.done" => event.parse().ok().map(|read| {
+                let ItemEvent { output_index, item } = read;
                 match Call::read(&item) {
                     Some(call) => Self::Call(call),
                     None => Self::ItemDone {
@@ -113,16 +117,14 @@ impl TurnEvent {
                         item,
                     },
                 }
-            }
-            "response.output_text.delta" => {
-                let Delta { item_id, delta } = event.parse()?;
-                Self::TextDelta { item_id, delta }
-            }
-            "response.steer.accepted" | "response.steer.pending" | "response.steer.failed" => {
-                Self::Steer(SteerNotice::read(&event)?)
-            }
-            _ => Self::Other(event),
-        })
+            }),
+            "response.output_text.delta" => event
+                .parse()
+                .ok()
+                .map(|Delta { item_id, delta }| Self::TextDelta { item_id, delta }),
+            _ => None,
+        };
+        Ok(read.unwrap_or(Self::Other(event)))
     }
 }
 

@@ -133,6 +133,43 @@ async fn a_turn_that_always_loses_its_connection_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn lanes_that_lose_one_socket_go_to_one_other() {
+    let fake = Fake::start().await;
+    let session = Session::new(&fake.url(), Settings::default()).unwrap();
+    let client = async {
+        let mut lanes = [session.lane("a").unwrap(), session.lane("b").unwrap()];
+        let [a, b] = &mut lanes;
+        let (a, b) = tokio::join!(a.create(create("one")), b.create(create("two")));
+        let (a, b) = tokio::join!(a.unwrap().finish(), b.unwrap().finish());
+        assert_eq!(
+            (a.unwrap().text(), b.unwrap().text()),
+            ("A".into(), "B".into())
+        );
+    };
+    let server = async {
+        let mut peer = fake.socket().await;
+        for lane in ["a", "b"] {
+            assert_eq!(peer.read().await["stream_id"], lane);
+            peer.send(lifecycle(Some(lane), "created", "resp_1", &[]))
+                .await;
+            // An event of the vendor's is nothing that the model said.
+            let limits = json!({"type": "codex.rate_limits", "plan_type": "pro"});
+            peer.send(on_lane(Some(lane), limits)).await;
+        }
+        peer.close(1012).await;
+        let mut peer = fake.socket().await;
+        for _ in 0..2 {
+            let request = peer.read().await;
+            let lane = request["stream_id"].as_str().unwrap();
+            let text = lane.to_uppercase();
+            peer.say(Some(lane), &format!("resp_{text}"), &text).await;
+        }
+        peer
+    };
+    tokio::join!(client, server);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_asks_for_time_gets_it() {
     let fake = Fake::start().await;
     let session = Session::new(&fake.url(), Settings::default()).unwrap();
