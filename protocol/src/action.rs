@@ -1,5 +1,7 @@
 //! Action: what a session wants done. Its owner carries actions out in the order they come.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::chain::Chain;
@@ -17,6 +19,12 @@ pub struct TurnKey(pub u64);
 pub enum Action {
     /// Look a stored response up, for this credential only, and answer with `handle_loaded`.
     Load { turn: TurnKey, id: ResponseId },
+    /// Look items up that this credential may see, and answer with `handle_items`.
+    LoadItems {
+        turn: TurnKey,
+        /// Each one once.
+        ids: Vec<Arc<str>>,
+    },
     /// Start the engine and feed what it says to `handle_output`.
     Start {
         turn: TurnKey,

@@ -28,6 +28,10 @@ struct Link {
     engine_state: OnceLock<EngineState>,
 }
 
+/// Tells links apart as long as they live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LinkAddress(usize);
+
 /// What an engine keeps for a link: token ids, a cache position, an upstream id.
 ///
 /// Opaque here. The engine downcasts it, and frees what it stands for when it is dropped,
@@ -50,6 +54,8 @@ pub struct PendingCalls(Arc<[PendingCall]>);
 pub struct PendingCall {
     pub call_id: Arc<str>,
     pub kind: CallKind,
+    /// Name of the tool, without its namespace.
+    pub name: Arc<str>,
     /// A call of a tool marked `async`: its output may come in any later turn.
     pub may_wait: bool,
 }
@@ -139,6 +145,11 @@ impl Chain {
     /// Records what an engine found out about this link later. The first one to come stays.
     pub fn set_engine_state(&self, state: EngineState) {
         let _ = self.0.engine_state.set(state);
+    }
+
+    /// What tells this link from every other one that is alive.
+    pub(crate) fn address(&self) -> LinkAddress {
+        LinkAddress(Arc::as_ptr(&self.0).addr())
     }
 
     /// Whether both are the same link, not merely equal ones.
@@ -245,6 +256,7 @@ mod tests {
         let call = PendingCall {
             call_id: "c".into(),
             kind: CallKind::Function,
+            name: "f".into(),
             may_wait: true,
         };
         let pending: PendingCalls = std::iter::repeat_n(call, 1000).collect();

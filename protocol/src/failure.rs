@@ -182,6 +182,11 @@ impl Failure {
         )
     }
 
+    pub fn item_not_found(param: impl fmt::Display, id: &str) -> Self {
+        let message = format!("Item with id '{}' not found.", Shown(id));
+        Self::invalid_request("item_not_found", message, Some(&param.to_string()))
+    }
+
     pub fn unknown_parameter(param: impl fmt::Display) -> Self {
         let message = format!("Unknown parameter: '{param}'.");
         Self::invalid_request("unknown_parameter", message, Some(&param.to_string()))

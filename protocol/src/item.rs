@@ -134,6 +134,14 @@ impl Item {
         }
     }
 
+    /// The same item as the answer to this call, which it does not name itself.
+    pub(crate) fn with_call_id(self, call_id: Arc<str>) -> Self {
+        Self {
+            call_id: Some(call_id),
+            ..self
+        }
+    }
+
     /// What the `encrypted_content` says, if the item has one that this server has opened.
     pub fn revealed(&self) -> Option<&str> {
         self.revealed.as_deref()

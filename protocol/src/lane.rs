@@ -139,6 +139,12 @@ impl Lanes {
         std::iter::once(&mut self.default).chain(self.named.values_mut())
     }
 
+    /// All that the lanes keep.
+    pub(crate) fn kept(&self) -> impl Iterator<Item = &Chain> {
+        let lanes = std::iter::once(&self.default).chain(self.named.values());
+        lanes.flat_map(|lane| lane.latest.iter().chain(&lane.warm_up))
+    }
+
     /// A response that some lane keeps.
     pub(crate) fn find(&self, id: &ResponseId) -> Option<&Chain> {
         self.owner(id).map(|(_, chain)| chain)

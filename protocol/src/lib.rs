@@ -65,6 +65,7 @@ pub mod limits;
 mod message;
 mod open_item;
 mod pending;
+mod reference;
 mod response;
 pub mod seal;
 pub mod session;

@@ -95,6 +95,7 @@ impl OpenItem {
             call: PendingCall {
                 call_id: id::mint(id::CALL, ids).into(),
                 kind,
+                name: Arc::clone(&tool.name),
                 may_wait: offered.is_some_and(|tool| tool.may_wait),
             },
             tool,

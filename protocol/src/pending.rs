@@ -4,13 +4,64 @@
 //! stays until it is answered: one of an `async` tool, or one that was cut off, whose output is
 //! accepted and not missed.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
 use crate::chain::{CallKind, PendingCall, PendingCalls};
 use crate::failure::Failure;
+use crate::field::Path;
 use crate::item::{Item, ItemKind};
+
+/// The input with every output that names a function instead of a call bound to the one open call
+/// of that name.
+pub(crate) fn name_calls(
+    parent: &PendingCalls,
+    input: Arc<[Item]>,
+) -> Result<Arc<[Item]>, Failure> {
+    if input.iter().all(|item| !is_nameless(item)) {
+        return Ok(input);
+    }
+    // Calls by id, so that one that is repeated in the input is one call.
+    let mut calls: HashMap<Arc<str>, Arc<str>> = HashMap::new();
+    for call in parent.iter().filter(|call| call.kind == CallKind::Function) {
+        calls.insert(Arc::clone(&call.call_id), Arc::clone(&call.name));
+    }
+    for item in &*input {
+        if let (Some(CallKind::Function), Some(call_id)) = (call_kind(item), item.call_id()) {
+            calls.insert(Arc::clone(call_id), Said::by(item).name());
+        }
+    }
+    for item in input.iter().filter(|item| output_kind(item).is_some()) {
+        item.call_id().map(|call_id| calls.remove(call_id));
+    }
+    let mut open: HashMap<Arc<str>, Vec<Arc<str>>> = HashMap::new();
+    for (call_id, name) in calls {
+        open.entry(name).or_default().push(call_id);
+    }
+    let bind = |(index, item): (usize, &Item)| {
+        if !is_nameless(item) {
+            return Ok(item.clone());
+        }
+        match open.remove(&Said::by(item).name()).as_deref() {
+            Some([call_id]) => Ok(item.clone().with_call_id(Arc::clone(call_id))),
+            _ => {
+                let path = Path::Name("input");
+                let path = Path::Index(&path, index);
+                let path = Path::Member(&path, "call_id");
+                Err(Failure::missing_required_parameter(path))
+            }
+        }
+    };
+    input.iter().enumerate().map(bind).collect()
+}
+
+/// Whether it is an output without the id of its call.
+fn is_nameless(item: &Item) -> bool {
+    output_kind(item).is_some() && item.call_id().is_none()
+}
 
 /// What is left of a parent's pending calls after `input`, which may answer them, bring calls
 /// with their outputs, or repeat calls that the parent has already.
@@ -42,10 +93,12 @@ pub(crate) fn answer(parent: &PendingCalls, input: &[Item]) -> Result<PendingCal
                     open.entry((kind, call_id))
                         .or_default()
                         .push_back(calls.len());
+                    let said = Said::by(item);
                     calls.push(Some(PendingCall {
                         call_id: call_id.clone(),
                         kind,
-                        may_wait: may_wait(item),
+                        name: said.name(),
+                        may_wait: said.may_wait(),
                     }));
                 }
             }
@@ -89,14 +142,28 @@ fn output_kind(item: &Item) -> Option<CallKind> {
     }
 }
 
-/// Whether a call that a client sent was cut off, or made by an `async` tool.
-fn may_wait(call: &Item) -> bool {
-    #[derive(Deserialize)]
-    struct Call<'a> {
-        #[serde(borrow)]
-        status: Option<&'a str>,
-        r#async: Option<bool>,
+/// What a client says of a call or its output, as far as it matters here.
+#[derive(Default, Deserialize)]
+struct Said<'a> {
+    #[serde(borrow)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    status: Option<Cow<'a, str>>,
+    r#async: Option<bool>,
+}
+
+impl<'a> Said<'a> {
+    fn by(item: &'a Item) -> Self {
+        serde_json::from_slice(item.raw()).unwrap_or_default()
     }
-    serde_json::from_slice::<Call<'_>>(call.raw())
-        .is_ok_and(|call| call.status == Some("incomplete") || call.r#async == Some(true))
+
+    /// Empty if there is none.
+    fn name(&self) -> Arc<str> {
+        Arc::from(self.name.as_deref().unwrap_or_default())
+    }
+
+    /// Whether the call was cut off, or made by an `async` tool.
+    fn may_wait(&self) -> bool {
+        self.status.as_deref() == Some("incomplete") || self.r#async == Some(true)
+    }
 }

@@ -5,6 +5,7 @@
 
 mod ending;
 mod queue;
+mod referring;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::limits::Limits;
 use crate::message::ClientMessage;
 use crate::seal::Sealer;
 use crate::session::ending::Finished;
+use crate::session::referring::Referring;
 use crate::steer::{Steer, SteerRefusal};
 use crate::turn::{Progress, Turn};
 
@@ -55,6 +57,7 @@ pub struct SaveFailed;
 /// * *waiting* in its lane's queue until the turn before it has ended and a slot is free. It
 ///   makes no event. A request that is refused waits as well, so that its error comes in order.
 /// * *loading* its parent ([`Action::Load`]), unless the connection has it.
+/// * *referring* to items that the store may have ([`Action::LoadItems`]), if its input does.
 /// * *making*, from [`Action::Start`]. A failure before the engine's `Started` is an `error`
 ///   event, one after it a `response.failed`. While a started turn says nothing,
 ///   `response.in_progress` is sent again from time to time.
@@ -106,6 +109,7 @@ struct Running {
 #[derive(Debug)]
 enum Stage {
     Loading(Box<CreateRequest>),
+    Referring(Box<Referring>),
     Making(Box<Turn>),
     Saving(Box<Finished>),
 }
@@ -296,7 +300,7 @@ impl Session {
             let turns = self.running.values();
             turns.filter_map(move |running| match &running.stage {
                 Stage::Making(turn) => turn.keep_alive_due(interval),
-                Stage::Loading(_) | Stage::Saving(_) => None,
+                Stage::Loading(_) | Stage::Referring(_) | Stage::Saving(_) => None,
             })
         });
         silences.chain(self.age_deadline()).min()

@@ -74,8 +74,9 @@ impl Turn {
     ) -> Result<(Self, Box<TurnRequest>), Failure> {
         let none = Carried::default();
         let before = parent.as_ref().map_or(&none, Chain::carried);
+        let input = pending::name_calls(&before.pending_calls, request.input)?;
         let carried = Carried {
-            pending_calls: pending::answer(&before.pending_calls, &request.input)?,
+            pending_calls: pending::answer(&before.pending_calls, &input)?,
             standing: before.standing.followed_by(&request.standing),
         };
         let additional_tools = carried.standing.tools_beside(&request.tools);
@@ -98,7 +99,7 @@ impl Turn {
                 echo: request.echo,
             },
             sequence: Sequence::new(lane),
-            input: request.input.clone(),
+            input: input.clone(),
             tools: [request.tools.offered.clone(), additional_tools.clone()],
             parent: parent.clone(),
             carried,
@@ -115,7 +116,7 @@ impl Turn {
         let request = TurnRequest {
             id,
             parent,
-            input: request.input,
+            input,
             model: request.model,
             instructions: request.instructions,
             tools: request.tools,

@@ -22,6 +22,7 @@ use turnwire_protocol::action::{Action, TurnKey};
 use turnwire_protocol::chain::Chain;
 use turnwire_protocol::engine::EngineOutput;
 use turnwire_protocol::event::Event;
+use turnwire_protocol::item::Item;
 use turnwire_protocol::session::{SaveFailed, Session, Transport};
 
 use crate::auth::Tenant;
@@ -55,6 +56,7 @@ pub(crate) struct Close {
 /// What a store says.
 enum Reply {
     Loaded(TurnKey, Option<Chain>),
+    Items(TurnKey, Vec<Option<Item>>),
     Saved(TurnKey, Result<(), SaveFailed>),
 }
 
@@ -147,6 +149,7 @@ impl Runner {
                     Reply::Loaded(turn, parent) => {
                         self.session.handle_loaded(now, ids, turn, parent);
                     }
+                    Reply::Items(turn, items) => self.session.handle_items(now, ids, turn, items),
                     Reply::Saved(turn, saved) => self.session.handle_saved(now, ids, turn, saved),
                 }
             } else if let Poll::Ready((turn, output)) = self.poll_engines(cx) {
@@ -176,6 +179,12 @@ impl Runner {
                         let stored = server.store.load(owner, &id).await;
                         Reply::Loaded(turn, stored.map(|stored| stored.chain))
                     };
+                    self.replies.push(load.boxed());
+                }
+                Action::LoadItems { turn, ids } => {
+                    let (server, owner) = (Arc::clone(&self.server), self.owner);
+                    let load =
+                        async move { Reply::Items(turn, server.store.items(owner, &ids).await) };
                     self.replies.push(load.boxed());
                 }
                 Action::Start {

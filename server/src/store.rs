@@ -6,6 +6,8 @@
 mod listing;
 mod memory;
 
+use std::sync::Arc;
+
 use turnwire_protocol::action::StoredResponse;
 use turnwire_protocol::id::ResponseId;
 use turnwire_protocol::item::Item;
@@ -43,11 +45,11 @@ impl Store {
         }
     }
 
-    /// An item of a response that is stored, or that a stored one continues, by its own id or by
+    /// Items of responses that are stored, or that stored ones continue, each by its own id or by
     /// the one it is listed by.
-    pub async fn item(&self, owner: Tenant, id: &str) -> Option<Item> {
+    pub async fn items(&self, owner: Tenant, ids: &[Arc<str>]) -> Vec<Option<Item>> {
         match self {
-            Self::Memory(store) => store.item(owner, id),
+            Self::Memory(store) => ids.iter().map(|id| store.item(owner, id)).collect(),
         }
     }
 }

@@ -76,7 +76,16 @@ fn read_item(field: Field<'_, '_>, bytes: Bytes) -> Result<Item, Failure> {
         ItemKind::FunctionCallOutput | ItemKind::CustomToolCallOutput
     );
     if (is_call || is_output) && item.call_id().is_none() {
-        let path = Path::Member(&field.path, "call_id");
+        let members: OutputMembers<'_> = field.object()?;
+        let name = Field::member(&field.path, "name", members.name);
+        // The output of a function may name the function instead, if that was called only once.
+        if item.kind() != ItemKind::FunctionCallOutput || name.is_none() {
+            let path = Path::Member(&field.path, "call_id");
+            return Err(Failure::missing_required_parameter(path));
+        }
+    }
+    if item.kind() == ItemKind::ItemReference && item.id().is_none() {
+        let path = Path::Member(&field.path, "id");
         return Err(Failure::missing_required_parameter(path));
     }
     if is_output && field.text().len() > CHARACTERS {
@@ -89,7 +98,7 @@ fn read_item(field: Field<'_, '_>, bytes: Bytes) -> Result<Item, Failure> {
     Ok(item)
 }
 
-members! { OutputMembers { output } }
+members! { OutputMembers { name, output } }
 members! { HeaderMembers { kind = "type", role, id, call_id } }
 
 /// What keeps an object from being an item: a member of the wrong type, or one that comes twice.

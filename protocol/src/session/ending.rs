@@ -91,7 +91,7 @@ impl Session {
     pub(super) fn end_early(&mut self, key: TurnKey, failure: Failure) {
         if let Some(Running { origin, stage }) = self.running.remove(&key) {
             match stage {
-                Stage::Loading(_) => self.refuse(origin, failure),
+                Stage::Loading(_) | Stage::Referring(_) => self.refuse(origin, failure),
                 Stage::Making(turn) => self.fail(origin, turn, failure),
                 Stage::Saving(finished) => self.fail(origin, finished.turn, failure),
             }
@@ -166,7 +166,7 @@ impl Session {
                 self.actions.push_back(Action::Stop { turn: key });
                 turn.cancel(&mut self.actions);
             }
-            Stage::Loading(_) | Stage::Saving(_) => {
+            Stage::Loading(_) | Stage::Referring(_) | Stage::Saving(_) => {
                 self.send_error(origin.lane.as_ref(), Failure::response_cancelled());
             }
         }
@@ -206,8 +206,10 @@ impl Session {
                 (stage @ Stage::Saving(_), _) => {
                     self.running.insert(key, Running { origin, stage });
                 }
-                (Stage::Loading(_), Why::Age) => self.refuse(origin, self.too_old()),
-                (Stage::Loading(_), Why::Drain) => {
+                (Stage::Loading(_) | Stage::Referring(_), Why::Age) => {
+                    self.refuse(origin, self.too_old());
+                }
+                (Stage::Loading(_) | Stage::Referring(_), Why::Drain) => {
                     self.refuse(origin, Failure::server_shutting_down());
                 }
                 (Stage::Making(turn), _) => {

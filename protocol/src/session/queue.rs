@@ -130,8 +130,8 @@ impl Session {
         }
     }
 
-    /// Starts the engine of a turn whose parent is there.
-    pub(super) fn begin(
+    /// Starts the engine of a turn whose parent and whole input are there.
+    pub(super) fn make(
         &mut self,
         now: Now,
         origin: Origin,

@@ -4,6 +4,7 @@
 //! engines that may be nonsense, answers of the store, time, a drain. The property tests and the
 //! fuzz target share this.
 
+mod items;
 #[path = "../runner/watch.rs"]
 mod watch;
 
@@ -66,7 +67,9 @@ pub(crate) fn hear(message: &[u8]) {
                     assert!(watch.check(&event, transport).is_ok(), "{event:?}");
                     answers += 1;
                 }
-                Action::Load { .. } | Action::Start { .. } => answers += 1,
+                Action::Load { .. } | Action::LoadItems { .. } | Action::Start { .. } => {
+                    answers += 1
+                }
                 Action::Ended { .. } => {}
                 other => panic!("not an answer: {other:?}"),
             }
@@ -117,6 +120,7 @@ enum Making {
     InMessage,
     InReasoning,
     InCall,
+    InCustomCall,
 }
 
 struct Play {
@@ -130,6 +134,8 @@ struct Play {
     last_ended: BTreeMap<Option<String>, TurnKey>,
     ended: BTreeSet<TurnKey>,
     loading: BTreeMap<TurnKey, String>,
+    /// How many items each turn has asked for.
+    referring: BTreeMap<TurnKey, usize>,
     making: BTreeMap<TurnKey, Making>,
     /// The lane of each turn that was started.
     lanes: BTreeMap<TurnKey, Option<String>>,
@@ -137,7 +143,9 @@ struct Play {
     heard: BTreeMap<Option<String>, Duration>,
     saving: BTreeMap<TurnKey, Chain>,
     stored: BTreeMap<String, Chain>,
-    /// All responses that were seen, with the calls in them.
+    /// Ids of items that were seen.
+    items: Vec<String>,
+    /// All responses that were seen, with outputs for the calls in them.
     responses: Vec<(String, Vec<String>)>,
     states: Vec<Weak<()>>,
     closed: bool,
@@ -169,11 +177,13 @@ impl Play {
             last_ended: BTreeMap::new(),
             ended: BTreeSet::new(),
             loading: BTreeMap::new(),
+            referring: BTreeMap::new(),
             making: BTreeMap::new(),
             lanes: BTreeMap::new(),
             heard: BTreeMap::new(),
             saving: BTreeMap::new(),
             stored: BTreeMap::new(),
+            items: Vec::new(),
             responses: Vec::new(),
             states: Vec::new(),
             closed: false,
@@ -197,6 +207,19 @@ impl Play {
                 let output = self.output(turn, script);
                 self.session
                     .handle_output(self.now, &mut self.ids, turn, output);
+            }
+            10 if what > 127 || !self.referring.is_empty() => {
+                let referring: Vec<TurnKey> = self.referring.keys().copied().collect();
+                let turn = script.pick(&referring).copied().unwrap_or(TurnKey(7));
+                let asked = self.referring.remove(&turn).unwrap_or(1);
+                let item = self.stored.values().next().and_then(|chain| {
+                    let mut items = chain.input().iter().chain(chain.output().iter());
+                    items.next().cloned()
+                });
+                let found = item.filter(|_| what > 60);
+                let items = vec![found; asked];
+                self.session
+                    .handle_items(self.now, &mut self.ids, turn, items);
             }
             10 => {
                 let loading: Vec<TurnKey> = self.loading.keys().copied().collect();
@@ -284,12 +307,9 @@ impl Play {
                 .cloned()
                 .unwrap_or(none),
         };
-        let mut items: Vec<String> = calls
-            .iter()
-            .map(|call| {
-                format!(r#"{{"type":"function_call_output","call_id":"{call}","output":"1"}}"#)
-            })
-            .collect();
+        let mut items = calls;
+        let known = script.pick(&self.items);
+        items.extend(items::odd(script.next().unwrap_or(255), known));
         match script.next().unwrap_or(0) {
             0..=150 => items.push(r#"{"role":"user","content":"x"}"#.to_owned()),
             151..=240 => {}
@@ -336,7 +356,14 @@ impl Play {
                     Making::InCall,
                 )
             }
-            (Making::BetweenItems, 120..=149) => (
+            (Making::BetweenItems, 120..=134) => {
+                let tool = "c".into();
+                (
+                    EngineOutput::ItemStarted(ItemStart::CustomToolCall { tool }),
+                    Making::InCustomCall,
+                )
+            }
+            (Making::BetweenItems, 135..=149) => (
                 EngineOutput::ItemStarted(ItemStart::Reasoning),
                 Making::InReasoning,
             ),
@@ -344,6 +371,7 @@ impl Play {
             (_, 230..) => (self.finished(FinishReason::MaxOutputTokens), making),
             (_, 120..) => (EngineOutput::ItemDone, Making::BetweenItems),
             (Making::InCall, _) => (EngineOutput::ArgumentsDelta { text }, making),
+            (Making::InCustomCall, _) => (EngineOutput::InputDelta { text }, making),
             (Making::InReasoning, _) => (EngineOutput::ReasoningDelta { text }, making),
             (Making::InMessage, _) => {
                 let logprobs = Vec::new();
@@ -397,15 +425,20 @@ impl Play {
                     if let Some(id) = json.pointer("/response/id").and_then(|id| id.as_str()) {
                         self.responses.retain(|(seen, _)| seen != id);
                         let output = json["response"]["output"].as_array();
-                        let calls = output
-                            .into_iter()
-                            .flatten()
-                            .filter_map(|item| item["call_id"].as_str().map(str::to_owned));
-                        self.responses.push((id.to_owned(), calls.collect()));
+                        let output: Vec<&Value> = output.into_iter().flatten().collect();
+                        let ids = output.iter().filter_map(|item| item["id"].as_str());
+                        self.items.extend(ids.map(str::to_owned));
+                        let outputs = output.iter().filter_map(|item| items::output_of(item));
+                        self.responses.push((id.to_owned(), outputs.collect()));
                     }
                 }
                 Action::Load { turn, id } => {
                     self.loading.insert(turn, id.to_string());
+                }
+                Action::LoadItems { turn, ids } => {
+                    self.loading.remove(&turn);
+                    assert!(!ids.is_empty(), "nothing is asked for");
+                    self.referring.insert(turn, ids.len());
                 }
                 Action::Start {
                     turn,
@@ -416,6 +449,7 @@ impl Play {
                     self.lanes.insert(turn, lane);
                     assert!(!self.ended.contains(&turn), "started after its end");
                     self.loading.remove(&turn);
+                    self.referring.remove(&turn);
                     let asked = match request.generate {
                         true => Making::Asked,
                         false => Making::AskedToWarmUp,
@@ -443,11 +477,13 @@ impl Play {
                     assert!(self.ended.insert(turn), "ended twice");
                     self.making.remove(&turn);
                     self.loading.remove(&turn);
+                    self.referring.remove(&turn);
                     self.saving.remove(&turn);
                 }
                 Action::Close { .. } => self.closed = true,
             }
-            let running = self.loading.len() + self.making.len() + self.saving.len();
+            let waiting = self.loading.len() + self.referring.len();
+            let running = waiting + self.making.len() + self.saving.len();
             assert!(running <= RUNNING, "{running} turns run at once");
         }
     }
@@ -491,6 +527,10 @@ impl Play {
             if let Some((turn, _)) = self.loading.pop_first() {
                 self.session
                     .handle_loaded(self.now, &mut self.ids, turn, None);
+            } else if let Some((turn, asked)) = self.referring.pop_first() {
+                let items = vec![None; asked];
+                self.session
+                    .handle_items(self.now, &mut self.ids, turn, items);
             } else if let Some((turn, _)) = self.saving.pop_first() {
                 self.session
                     .handle_saved(self.now, &mut self.ids, turn, Ok(()));

@@ -14,6 +14,7 @@
 //! engine t1: says "a"                 the same in short; also: calls NAME "ARGUMENTS"
 //! engine t1: text "a" times 9         one long piece
 //! load t1 / loaded t1: found|none     the session asks the store, and is answered
+//! load-items t1 ids=["$i"]            it asks for items; items t1: all|none answers
 //! save t1 / saved t1: ok|failed
 //! stop t1, ended t1 outcome=…, close code=1001
 //! ~ 90s                               time passes; the session is woken when it asked for it
@@ -134,6 +135,7 @@ struct Stage {
     /// What waits to be stored, and what is.
     saving: BTreeMap<TurnKey, Chain>,
     asked: BTreeMap<TurnKey, String>,
+    asked_items: BTreeMap<TurnKey, Vec<Arc<str>>>,
     stored: BTreeMap<String, Chain>,
     watch: Watch,
     events: Vec<Event>,
@@ -153,6 +155,7 @@ impl Default for Stage {
             turns: BTreeMap::new(),
             saving: BTreeMap::new(),
             asked: BTreeMap::new(),
+            asked_items: BTreeMap::new(),
             stored: BTreeMap::new(),
             watch: Watch::default(),
             events: Vec::new(),
@@ -175,7 +178,7 @@ impl Stage {
                 Ok(())
             }
             "<" => self.expect_event(rest),
-            "start" | "load" | "save" | "stop" | "wrap-up" | "ended" | "close" => {
+            "start" | "load" | "load-items" | "save" | "stop" | "wrap-up" | "ended" | "close" => {
                 self.expect_action(word, rest)
             }
             _ => {
@@ -214,6 +217,24 @@ impl Stage {
                     _ => None,
                 };
                 self.drive(|session, now, ids| session.handle_loaded(now, ids, key, chain));
+            }
+            "items" => {
+                let key = self.turn(turn)?;
+                let asked = self.asked_items.remove(&key);
+                let asked = asked.ok_or("no items were asked of the store")?;
+                let find = |id: &Arc<str>| {
+                    let chains = self.stored.values().flat_map(Chain::ancestry);
+                    let mut items =
+                        chains.flat_map(|link| link.input().iter().chain(link.output().iter()));
+                    items.find(|item| item.id() == Some(id)).cloned()
+                };
+                let items: Vec<Option<Item>> = match argument {
+                    "all" => asked.iter().map(find).collect(),
+                    _ => vec![None; asked.len()],
+                };
+                self.drive(|session, now, ids| {
+                    session.handle_items(now, ids, key, items);
+                });
             }
             "saved" => {
                 let key = self.turn(turn)?;
@@ -360,6 +381,11 @@ impl Stage {
             Action::Load { turn, id } => {
                 self.asked.insert(turn, id.to_string());
                 ("load", Some(turn), json!({"id": id.as_str()}))
+            }
+            Action::LoadItems { turn, ids } => {
+                let seen = json!({"ids": ids.iter().map(|id| &**id).collect::<Vec<&str>>()});
+                self.asked_items.insert(turn, ids);
+                ("load-items", Some(turn), seen)
             }
             Action::Start { turn, request, .. } => {
                 ("start", Some(turn), describe_request(&request))

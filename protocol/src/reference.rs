@@ -1,0 +1,125 @@
+//! References: `item_reference` items, each replaced by the very item it names when its turn
+//! starts.
+//!
+//! An item is looked for in the input itself, in the parent's chain, in what the lanes of the
+//! connection keep, and last in the store. One that the parent's chain has is in the model's
+//! context already, so its reference is dropped. Only an input with references ever costs a walk
+//! along a chain.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::mem;
+use std::sync::Arc;
+
+use crate::chain::{Chain, LinkAddress};
+use crate::failure::Failure;
+use crate::field::Path;
+use crate::item::{Item, ItemKind};
+
+/// What an input refers to, as far as it was found.
+#[derive(Debug)]
+pub(crate) struct References {
+    found: HashMap<Arc<str>, Found>,
+    /// Ids that are still to be found.
+    missing: BTreeSet<Arc<str>>,
+    /// Links that were searched; chains share most of theirs.
+    searched: HashSet<LinkAddress>,
+}
+
+#[derive(Debug)]
+enum Found {
+    InContext,
+    Elsewhere(Item),
+}
+
+impl References {
+    /// Those of `input`, unless it has none. Its own items answer those behind them.
+    pub(crate) fn of(input: &[Item]) -> Option<Self> {
+        let is_reference = |item: &Item| item.kind() == ItemKind::ItemReference;
+        if !input.iter().any(is_reference) {
+            return None;
+        }
+        let mut found = HashMap::new();
+        let mut missing = BTreeSet::new();
+        for item in input {
+            let Some(id) = item.id() else {
+                continue;
+            };
+            if !is_reference(item) {
+                // What stands behind its reference does not answer it.
+                if !missing.contains(id) {
+                    found.insert(Arc::from(id), Found::Elsewhere(item.clone()));
+                }
+            } else if !found.contains_key(id) {
+                missing.insert(Arc::from(id));
+            }
+        }
+        Some(Self {
+            found,
+            missing,
+            searched: HashSet::new(),
+        })
+    }
+
+    /// Searches the chain that the turn continues.
+    pub(crate) fn search_parent(&mut self, parent: &Chain) {
+        self.search(parent, |_| Found::InContext);
+    }
+
+    /// Searches another chain that the client may see.
+    pub(crate) fn search_chain(&mut self, chain: &Chain) {
+        self.search(chain, |item| Found::Elsewhere(item.clone()));
+    }
+
+    /// What only the store can know.
+    pub(crate) fn missing(&self) -> Vec<Arc<str>> {
+        self.missing.iter().cloned().collect()
+    }
+
+    /// Takes what the store found, in the order of what is missing.
+    pub(crate) fn found_in_store(&mut self, items: Vec<Option<Item>>) {
+        let missing = mem::take(&mut self.missing);
+        for (id, item) in missing.into_iter().zip(items) {
+            if let Some(item) = item {
+                self.found.insert(id, Found::Elsewhere(item));
+            }
+        }
+    }
+
+    /// The input with its references replaced. Fails at the first that names nothing.
+    pub(crate) fn replace(&self, input: &[Item]) -> Result<Arc<[Item]>, Failure> {
+        let mut items = Vec::with_capacity(input.len());
+        for (index, item) in input.iter().enumerate() {
+            let id = match item.id() {
+                Some(id) if item.kind() == ItemKind::ItemReference => id,
+                _ => {
+                    items.push(item.clone());
+                    continue;
+                }
+            };
+            match self.found.get(id) {
+                Some(Found::InContext) => {}
+                Some(Found::Elsewhere(item)) => items.push(item.clone()),
+                None => {
+                    let path = Path::Name("input");
+                    let path = Path::Index(&path, index);
+                    return Err(Failure::item_not_found(Path::Member(&path, "id"), id));
+                }
+            }
+        }
+        Ok(items.into())
+    }
+
+    fn search(&mut self, chain: &Chain, found: impl Fn(&Item) -> Found) {
+        for link in chain.ancestry() {
+            if self.missing.is_empty() || !self.searched.insert(link.address()) {
+                return;
+            }
+            for item in link.input().iter().chain(&**link.output()) {
+                let id = item.id().and_then(|id| self.missing.take(id));
+                if let Some(id) = id {
+                    self.found.insert(id, found(item));
+                }
+            }
+        }
+    }
+}
