@@ -32,8 +32,6 @@ pub struct Turn<'a> {
     /// The response that runs.
     id: Option<String>,
     given_out: GivenOut,
-    /// Everything was sent again because the server did not know the parent.
-    resent: bool,
     /// Connections that were lost, or refused the turn because of their age or lanes.
     losses: u32,
     /// How the last one over HTTP was lost, until the pause that follows.
@@ -84,7 +82,6 @@ impl<'a> Turn<'a> {
             has_parent: false,
             id: None,
             given_out: GivenOut::Nothing,
-            resent: false,
             losses: 0,
             lost: None,
             steers: Vec::new(),
@@ -375,8 +372,8 @@ impl<'a> Turn<'a> {
         let attempts = self.lane.session.settings().reconnect.attempts;
         let fresh = self.given_out == GivenOut::Nothing && !self.steered;
         let unknown_parent = failure.is("previous_response_not_found") && self.has_parent;
-        if fresh && unknown_parent && !self.resent && self.lane.is_whole() {
-            self.resent = true;
+        if fresh && unknown_parent && self.lane.is_whole() {
+            // So that this happens once: without a parent there is none to be unknown.
             self.lane.lose_parent();
             self.source = Source::None;
             return Ok(());
