@@ -20,6 +20,8 @@ pub struct Chain(Arc<Link>);
 struct Link {
     id: ResponseId,
     parent: Option<Chain>,
+    /// The input of the request, where that is not what a model is shown. Empty if it is.
+    asked: Arc<[Item]>,
     input: Arc<[Item]>,
     output: Arc<[Item]>,
     carried: Carried,
@@ -77,7 +79,35 @@ impl Chain {
         carried: Carried,
         engine_state: Option<EngineState>,
     ) -> Self {
-        let items: usize = input.iter().chain(output.iter()).map(Item::size).sum();
+        let asked = Arc::new([]);
+        Self::link(parent, id, asked, input, output, carried, engine_state)
+    }
+
+    /// The first link of a chain that takes the place of another one. Its output begins with a
+    /// compaction item, which stands for that chain and for `asked`, the input of the request.
+    /// `input` is what has to be shown in front of it all the same.
+    pub fn compacted(
+        asked: Arc<[Item]>,
+        id: ResponseId,
+        input: Arc<[Item]>,
+        output: Arc<[Item]>,
+        carried: Carried,
+        engine_state: Option<EngineState>,
+    ) -> Self {
+        Self::link(None, id, asked, input, output, carried, engine_state)
+    }
+
+    fn link(
+        parent: Option<Self>,
+        id: ResponseId,
+        asked: Arc<[Item]>,
+        input: Arc<[Item]>,
+        output: Arc<[Item]>,
+        carried: Carried,
+        engine_state: Option<EngineState>,
+    ) -> Self {
+        let items = asked.iter().chain(&*input).chain(&*output);
+        let items: usize = items.map(Item::size).sum();
         let before = parent.as_ref().map(|parent| &parent.0.carried);
         let own = items + carried.size_beside(before);
         let (turns, bytes) = parent.as_ref().map_or((0, 0), |p| (p.0.turns, p.0.bytes));
@@ -88,6 +118,7 @@ impl Chain {
         Self(Arc::new(Link {
             id,
             parent,
+            asked,
             input,
             output,
             carried,
@@ -110,6 +141,14 @@ impl Chain {
         &self.0.input
     }
 
+    /// The input of this response's own request. The same, unless that was compacted.
+    pub fn asked(&self) -> &Arc<[Item]> {
+        match &*self.0.asked {
+            [] => &self.0.input,
+            _ => &self.0.asked,
+        }
+    }
+
     /// This response's own output items.
     pub fn output(&self) -> &Arc<[Item]> {
         &self.0.output
@@ -123,7 +162,7 @@ impl Chain {
         &self.0.carried
     }
 
-    /// Responses in the chain, this one included.
+    /// Responses in the chain, this one included. A compaction begins a new one.
     pub fn turns(&self) -> u64 {
         self.0.turns
     }

@@ -54,6 +54,10 @@ pub(crate) struct CreateRequest {
     /// Likewise.
     pub(crate) reasoning_effort: Option<Arc<str>>,
     pub(crate) truncate: bool,
+    /// Tokens of a prompt that is compacted before it is answered.
+    pub(crate) compact_threshold: Option<u64>,
+    /// Compact, and do nothing else.
+    pub(crate) compact_now: bool,
     pub(crate) generate: bool,
     pub(crate) store: bool,
     /// The members of the response object that follow from the request alone.
@@ -91,6 +95,7 @@ impl CreateRequest {
         let generate = generate.unwrap_or(true) && !prewarm.unwrap_or(false);
         let input = read_input(Field::named("input", members.input), message)?;
         let input = sealed::open(input, sealer)?;
+        let (input, compact_now) = input::take_trigger(input, generate)?;
         // Codex opens with a warm-up of nothing but instructions and tools, or not even those.
         if input.is_empty() && parent.is_none() && generate {
             return Err(Failure::missing_required_parameter("input"));
@@ -153,11 +158,10 @@ impl CreateRequest {
             members.service_tier,
             settings::check_service_tier,
         )?;
-        let context_management = members.context_management;
-        Field::optional(
+        let compact_threshold = Field::optional(
             "context_management",
-            context_management,
-            settings::check_compaction,
+            members.context_management,
+            settings::compact_threshold,
         )?;
 
         let echo = Echo {
@@ -202,9 +206,22 @@ impl CreateRequest {
             format: text.format,
             reasoning_effort: reasoning.effort.map(Arc::from),
             truncate,
+            compact_threshold: compact_threshold.flatten(),
+            compact_now,
             generate,
             store,
         })
+    }
+}
+
+impl CreateRequest {
+    /// The same request as one for a compaction, which is not stored.
+    pub(crate) fn for_compaction(self) -> Self {
+        Self {
+            compact_now: true,
+            store: false,
+            ..self
+        }
     }
 }
 

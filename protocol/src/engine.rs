@@ -58,6 +58,17 @@ pub struct TurnRequest {
     pub compact_threshold: Option<u64>,
     /// False for a warm-up: prepare and prefill, but make no output.
     pub generate: bool,
+    pub purpose: Purpose,
+}
+
+/// What becomes of a turn's output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Purpose {
+    /// The client sees it.
+    #[default]
+    Answer,
+    /// It becomes part of a compaction item: the last item of the input asks for a summary.
+    Summary,
 }
 
 impl TurnRequest {
@@ -85,6 +96,7 @@ impl TurnRequest {
             truncate: false,
             compact_threshold: None,
             generate: true,
+            purpose: Purpose::default(),
         }
     }
 }

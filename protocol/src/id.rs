@@ -46,6 +46,7 @@ impl fmt::Debug for ResponseId {
 /// Prefixes of ids that a server gives to output items and calls.
 pub const MESSAGE: &str = "msg";
 pub const REASONING: &str = "rs";
+pub const COMPACTION: &str = "cmp";
 pub const FUNCTION_CALL: &str = "fc";
 pub const CUSTOM_CALL: &str = "ctc";
 pub const CALL: &str = "call";

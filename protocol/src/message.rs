@@ -61,16 +61,7 @@ impl ClientMessage {
         strict: bool,
         sealer: &dyn Sealer,
     ) -> Result<Self, Failure> {
-        let text = std::str::from_utf8(message).map_err(Failure::invalid_json)?;
-        // Serde would read an array as a struct, too.
-        if !text.trim_ascii_start().starts_with('{') {
-            serde_json::from_str::<IgnoredAny>(text).map_err(Failure::invalid_json)?;
-            return Err(match transport {
-                Transport::WebSocket => Failure::missing_required_parameter("type"),
-                Transport::Http => Failure::invalid_json("it is not an object"),
-            });
-        }
-        let members: Members<'_> = serde_json::from_str(text).map_err(Failure::invalid_json)?;
+        let members = read_members(message, transport)?;
         let kind = match transport {
             Transport::Http => Cow::Borrowed("response.create"),
             Transport::WebSocket => Field::named("type", members.kind)
@@ -90,7 +81,36 @@ impl ClientMessage {
     }
 }
 
+fn read_members(message: &Bytes, transport: Transport) -> Result<Members<'_>, Failure> {
+    let text = std::str::from_utf8(message).map_err(Failure::invalid_json)?;
+    // Serde would read an array as a struct, too.
+    if !text.trim_ascii_start().starts_with('{') {
+        serde_json::from_str::<IgnoredAny>(text).map_err(Failure::invalid_json)?;
+        return Err(match transport {
+            Transport::WebSocket => Failure::missing_required_parameter("type"),
+            Transport::Http => Failure::invalid_json("it is not an object"),
+        });
+    }
+    serde_json::from_str(text).map_err(Failure::invalid_json)
+}
+
 impl Create {
+    /// Reads the body of a request to compact, whose members are those of a create.
+    pub(crate) fn parse_compact(
+        message: &Bytes,
+        strict: bool,
+        sealer: &dyn Sealer,
+    ) -> Result<Self, Failure> {
+        let transport = Transport::Http;
+        let members = read_members(message, transport)?;
+        let create = Self::parse(message, &members, transport, strict, sealer)?;
+        let compact = |request: Box<CreateRequest>| Box::new(request.for_compaction());
+        Ok(Self {
+            request: create.request.map(compact),
+            ..create
+        })
+    }
+
     fn parse(
         message: &Bytes,
         members: &Members<'_>,

@@ -22,7 +22,7 @@ use crate::failure::Failure;
 use crate::id::IdSource;
 use crate::lane::{Lanes, Origin};
 use crate::limits::Limits;
-use crate::message::ClientMessage;
+use crate::message::{ClientMessage, Create};
 use crate::seal::Sealer;
 use crate::session::ending::Finished;
 use crate::session::referring::Referring;
@@ -138,12 +138,8 @@ impl Session {
         reason = "a message goes over to the session, which keeps slices of it"
     )]
     pub fn handle_message(&mut self, now: Now, ids: &mut dyn IdSource, message: Bytes) {
-        self.grow_old(now);
-        if self.phase == Phase::Closed {
+        if !self.takes(now, &message) {
             return;
-        }
-        if message.len() > self.limits.message_bytes {
-            return self.handle_oversized(now);
         }
         let (transport, strict) = (self.transport, self.limits.strict);
         match ClientMessage::parse(&message, transport, strict, &*self.sealer) {
@@ -157,6 +153,33 @@ impl Session {
             Err(failure) => self.send_error(None, failure),
         }
         self.go_on(now);
+    }
+
+    /// The body of a POST that asks for nothing but a compaction. It is answered like a create:
+    /// the output of its response is the compaction item. Nothing is stored.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a message goes over to the session, which keeps slices of it"
+    )]
+    pub fn handle_compact(&mut self, now: Now, ids: &mut dyn IdSource, message: Bytes) {
+        if !self.takes(now, &message) {
+            return;
+        }
+        match Create::parse_compact(&message, self.limits.strict, &*self.sealer) {
+            Ok(create) => self.admit(ids, create, message.len()),
+            Err(failure) => self.send_error(None, failure),
+        }
+        self.go_on(now);
+    }
+
+    /// Whether a message is to be read. One that is too large is answered here.
+    fn takes(&mut self, now: Now, message: &Bytes) -> bool {
+        self.grow_old(now);
+        let fits = message.len() <= self.limits.message_bytes;
+        if !fits {
+            self.handle_oversized(now);
+        }
+        fits && self.phase != Phase::Closed
     }
 
     /// A message beyond the size limit was dropped unread; answers 413 `request_too_large`.
@@ -207,6 +230,13 @@ impl Session {
         };
         match making.handle(now, ids, output, &mut self.actions) {
             Progress::Going => return,
+            Progress::Again(request) => {
+                return self.actions.push_back(Action::Start {
+                    turn,
+                    lane: making.lane().cloned(),
+                    request,
+                });
+            }
             Progress::Finished {
                 reason,
                 usage,

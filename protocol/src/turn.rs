@@ -1,5 +1,7 @@
 //! Turn: one response being made, from engine output to numbered events.
 
+mod compacting;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +9,11 @@ use std::time::Duration;
 use crate::action::Action;
 use crate::chain::{CallKind, Carried, Chain, EngineState, PendingCall};
 use crate::create::{CreateRequest, Include};
-use crate::engine::{EngineOutput, FinishReason, ItemStart, TurnRequest, Usage};
+use crate::engine::{EngineOutput, FinishReason, ItemStart, Purpose, TurnRequest, Usage};
 use crate::event::{Event, Outlet, Sequence};
 use crate::failure::Failure;
 use crate::id::{IdSource, ResponseId};
-use crate::item::Item;
+use crate::item::{Item, ItemKind};
 use crate::lane::LaneName;
 use crate::limits::Limits;
 use crate::open_item::{Ending, OpenItem, PartKind, WrongPiece};
@@ -21,12 +23,14 @@ use crate::seal::Sealer;
 use crate::session::Now;
 use crate::steer::{Steer, SteerRefusal};
 use crate::tool::{Tool, ToolName};
+use crate::turn::compacting::Compacting;
 
 /// A turn whose engine was asked to start.
 #[derive(Debug)]
 pub(crate) struct Turn {
     response: ResponseObject,
     sequence: Sequence,
+    /// What the model is shown of the input.
     input: Arc<[Item]>,
     /// The tools of the request, and those of the chain's items.
     tools: [Arc<[Tool]>; 2],
@@ -45,12 +49,16 @@ pub(crate) struct Turn {
     /// The calls in `output`.
     calls: Vec<PendingCall>,
     open: Option<OpenItem>,
+    /// Set if the turn compacts, or may have to.
+    compacting: Option<Box<Compacting>>,
 }
 
 /// What became of a turn after some output.
 #[derive(Debug)]
 pub(crate) enum Progress {
     Going,
+    /// This run of the engine is over, and the turn goes on with another one.
+    Again(Box<TurnRequest>),
     Finished {
         reason: FinishReason,
         usage: Usage,
@@ -92,7 +100,9 @@ impl Turn {
         let format = format.or_else(|| inherited.format.clone());
         let effort = update.reasoning_effort.or(request.reasoning_effort);
         let effort = effort.or_else(|| inherited.reasoning_effort.clone());
-        let turn = Self {
+        let input = since_compaction(input);
+        let compact_now = request.compact_now;
+        let mut turn = Self {
             response: ResponseObject {
                 id: id.clone(),
                 created_at: now.unix_seconds,
@@ -112,6 +122,7 @@ impl Turn {
             output: Vec::new(),
             calls: Vec::new(),
             open: None,
+            compacting: None,
         };
         let request = TurnRequest {
             id,
@@ -133,8 +144,19 @@ impl Turn {
             format: format.unwrap_or_default(),
             reasoning_effort: effort,
             truncate: request.truncate,
-            compact_threshold: None,
+            compact_threshold: request.compact_threshold.filter(|_| request.generate),
             generate: request.generate,
+            purpose: Purpose::Answer,
+        };
+        let request = if compact_now {
+            let (compacting, request) = Compacting::alone(request);
+            turn.compacting = Some(Box::new(compacting));
+            request
+        } else {
+            if request.compact_threshold.is_some() {
+                turn.compacting = Some(Box::new(Compacting::watching(request.clone())));
+            }
+            request
         };
         Ok((turn, Box::new(request)))
     }
@@ -161,27 +183,37 @@ impl Turn {
         output: EngineOutput,
         actions: &mut VecDeque<Action>,
     ) -> Progress {
+        let compacting = self.compacting.as_deref_mut();
+        if let Some(compacting) = compacting {
+            if compacting.is_summarizing() {
+                return self.summarize(ids, output, actions);
+            }
+            if matches!(output, EngineOutput::Started) && compacting.starts_to_answer() {
+                return Progress::Going;
+            }
+        }
+        let has_started = self.compacting.as_ref().is_none_or(|it| it.has_started());
         match output {
             EngineOutput::Failed(failure) => Progress::Failed(failure.into()),
             EngineOutput::Started if !self.started => {
-                self.started = true;
-                for name in ["response.created", "response.in_progress"] {
-                    self.lifecycle(name, &Moment::InProgress, actions);
-                }
+                self.announce_start(actions);
                 Progress::Going
             }
-            _ if !self.started => Progress::Broken,
+            _ if !self.started || !has_started => Progress::Broken,
             EngineOutput::Finished {
                 reason: FinishReason::ContextThreshold,
                 ..
-            } => Progress::Broken,
+            } => self.begin_summary(ids, actions),
             EngineOutput::Finished {
                 reason,
                 usage,
                 state,
             } => Progress::Finished {
                 reason,
-                usage,
+                usage: match &self.compacting {
+                    Some(compacting) => compacting.total(usage),
+                    None => usage,
+                },
                 state,
             },
             piece => match self.handle_piece(ids, piece, actions) {
@@ -266,7 +298,7 @@ impl Turn {
                 let reason = "content_filter";
                 ("response.incomplete", Moment::Incomplete { reason, usage })
             }
-            // No threshold is set that could be reached.
+            // The latter is no end: the turn goes on with a summary.
             FinishReason::WrappedUp | FinishReason::ContextThreshold => {
                 let reason = "steered";
                 ("response.incomplete", Moment::Incomplete { reason, usage })
@@ -279,14 +311,13 @@ impl Turn {
             let calls = carried.pending_calls.iter().chain(&self.calls);
             carried.pending_calls = calls.cloned().collect();
         }
-        let chain = Chain::append(
-            self.parent.clone(),
-            self.response.id.clone(),
-            self.input.clone(),
-            self.output.clone().into(),
-            carried,
-            state,
-        );
+        let (id, input) = (self.response.id.clone(), Arc::clone(&self.input));
+        let output = self.output.clone().into();
+        let compacted = self.compacting.as_ref().and_then(|it| it.compacted());
+        let chain = match compacted {
+            Some(asked) => Chain::compacted(asked, id, input, output, carried, state),
+            None => Chain::append(self.parent.clone(), id, input, output, carried, state),
+        };
         (terminal, chain)
     }
 
@@ -322,6 +353,8 @@ impl Turn {
     /// there are clients that take the output of every response object for all there is.
     pub(crate) fn keep_alive(&mut self, now: Now, actions: &mut VecDeque<Action>) {
         let open = self.open.as_ref().map(OpenItem::snapshot);
+        let announced = || self.compacting.as_ref().and_then(|it| it.announced());
+        let open = open.or_else(announced);
         let made: Vec<Item> = self.output.iter().cloned().chain(open).collect();
         let stamp = self.sequence.take();
         let name = "response.in_progress";
@@ -342,6 +375,10 @@ impl Turn {
         self.silent_since = now.elapsed;
     }
 
+    pub(crate) fn lane(&self) -> Option<&LaneName> {
+        self.sequence.lane()
+    }
+
     pub(crate) fn is_started(&self) -> bool {
         self.started
     }
@@ -352,6 +389,13 @@ impl Turn {
 
     pub(crate) fn is_warm_up(&self) -> bool {
         !self.generate
+    }
+
+    fn announce_start(&mut self, actions: &mut VecDeque<Action>) {
+        self.started = true;
+        for name in ["response.created", "response.in_progress"] {
+            self.lifecycle(name, &Moment::InProgress, actions);
+        }
     }
 
     fn close_item(&mut self, ending: Ending, actions: &mut VecDeque<Action>) {
@@ -377,5 +421,19 @@ impl Turn {
         let stamp = self.sequence.take();
         let event = Event::lifecycle(stamp, name, &self.response, moment, &self.output);
         actions.push_back(Action::Send(event));
+    }
+}
+
+/// What a model is shown of an input: a compaction item stands for everything before it, but for
+/// the tools that are offered.
+fn since_compaction(input: Arc<[Item]>) -> Arc<[Item]> {
+    let is_compaction = |item: &Item| item.kind() == ItemKind::Compaction;
+    match input.iter().rposition(is_compaction) {
+        Some(at @ 1..) => {
+            let offers = |item: &&Item| item.kind() == ItemKind::AdditionalTools;
+            let before = input[..at].iter().filter(offers);
+            before.chain(&input[at..]).cloned().collect()
+        }
+        Some(0) | None => input,
     }
 }

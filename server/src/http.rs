@@ -5,6 +5,7 @@
 
 mod answer;
 mod body;
+mod compact;
 mod create;
 mod decoding;
 mod exchange;
@@ -76,6 +77,10 @@ async fn route(server: Arc<Server>, place: Arc<Place>, request: Request<Incoming
             Method::GET => upgrade(server, place, owner, request),
             Method::POST => create::create(server, owner, request).await,
             _ => answer::method_not_allowed("GET, POST"),
+        },
+        ("responses", "compact") => match *request.method() {
+            Method::POST => compact::compact(server, owner, request).await,
+            _ => answer::method_not_allowed("POST"),
         },
         ("responses", below) => {
             let (method, uri) = (request.method(), request.uri());

@@ -84,6 +84,13 @@ impl Runner {
         self.carry_out();
     }
 
+    /// The body of a request for a compaction.
+    pub(crate) fn handle_compact(&mut self, message: Bytes) {
+        let now = self.server.clock.now();
+        self.session.handle_compact(now, &mut RandomIds, message);
+        self.carry_out();
+    }
+
     pub(crate) fn handle_oversized(&mut self) {
         self.session.handle_oversized(self.server.clock.now());
         self.carry_out();

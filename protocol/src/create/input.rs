@@ -46,6 +46,28 @@ pub(crate) fn read_input(
     Ok(items.into())
 }
 
+/// The input without the trigger that may end it, and whether one does.
+pub(crate) fn take_trigger(
+    input: Arc<[Item]>,
+    generate: bool,
+) -> Result<(Arc<[Item]>, bool), Failure> {
+    let is_trigger = |item: &Item| item.kind() == ItemKind::CompactionTrigger;
+    let Some(at) = input.iter().position(is_trigger) else {
+        return Ok((input, false));
+    };
+    let refuse = |problem| {
+        let path = Path::Index(&Path::Name("input"), at);
+        Err(Failure::invalid_value(path, problem))
+    };
+    if at + 1 < input.len() {
+        return refuse("a compaction_trigger must be the last item");
+    }
+    if !generate {
+        return refuse("a warm-up makes no output, so it cannot compact");
+    }
+    Ok((input[..at].into(), true))
+}
+
 /// A plain string is the text of one user message.
 fn user_message(text: Field<'_, '_>) -> Result<Item, Failure> {
     let before = r#"{"type":"message","role":"user","content":[{"type":"input_text","text":"#;

@@ -249,18 +249,24 @@ pub(crate) fn check_metadata(field: Field<'_, '_>) -> Result<(), Failure> {
     Ok(())
 }
 
-members! { ContextManagementMembers { compact_threshold } }
+members! { ContextManagementMembers { kind = "type", compact_threshold } }
 
-/// `context_management`: nothing is compacted here, whatever the threshold.
-pub(crate) fn check_compaction(field: Field<'_, '_>) -> Result<(), Failure> {
+/// The threshold of `context_management`, in tokens; the lowest one, if there are several.
+pub(crate) fn compact_threshold(field: Field<'_, '_>) -> Result<Option<u64>, Failure> {
+    let mut lowest = None;
     for (index, raw) in field.array()?.into_iter().enumerate() {
         let path = Path::Index(&field.path, index);
         let entry: ContextManagementMembers<'_> = Field { raw, path }.object()?;
-        Field::member(&path, "compact_threshold", entry.compact_threshold)
+        if let Some(kind) = Field::member(&path, "type", entry.kind) {
+            kind.one_of(&["compaction"])?;
+        }
+        let threshold = Field::member(&path, "compact_threshold", entry.compact_threshold)
             .map(|threshold| threshold.integer(1000, i64::MAX))
             .transpose()?;
+        let threshold = threshold.map(i64::unsigned_abs);
+        lowest = lowest.into_iter().chain(threshold).min();
     }
-    Ok(())
+    Ok(lowest)
 }
 
 members! { CacheOptionsMembers { prewarm } }

@@ -115,12 +115,17 @@ enum Making {
     #[default]
     Asked,
     AskedToWarmUp,
+    /// To tell first whether the prompt is too long.
+    AskedToWatch,
+    Watching,
     WarmingUp,
     BetweenItems,
     InMessage,
     InReasoning,
     InCall,
     InCustomCall,
+    /// It has finished. A turn that compacts asks for more.
+    Over,
 }
 
 struct Play {
@@ -313,13 +318,15 @@ impl Play {
         match script.next().unwrap_or(0) {
             0..=150 => items.push(r#"{"role":"user","content":"x"}"#.to_owned()),
             151..=240 => {}
-            241..=248 => drop(items.pop()),
+            241..=244 => drop(items.pop()),
+            245..=248 => items.push(r#"{"type":"compaction_trigger"}"#.to_owned()),
             _ => items
                 .push(r#"{"type":"function_call_output","call_id":"c","output":""}"#.to_owned()),
         }
         let setting = match script.next().unwrap_or(0) % 16 {
             0..=6 => r#","store":false"#,
-            7..=11 => "",
+            7..=9 => "",
+            10 | 11 => r#","context_management":[{"compact_threshold":1000}]"#,
             12 | 13 => r#","store":false,"generate":false"#,
             14 => r#","store":false,"tools":[{"type":"function","name":"f","async":true}]"#,
             _ => r#","temperature":9"#,
@@ -344,6 +351,8 @@ impl Play {
             (_, 246..) => (failed(), making),
             (Making::Asked, _) => (EngineOutput::Started, Making::BetweenItems),
             (Making::AskedToWarmUp, _) => (EngineOutput::Started, Making::WarmingUp),
+            (Making::AskedToWatch, _) => (EngineOutput::Started, Making::Watching),
+            (Making::Watching, 0..=119) => (self.finished(FinishReason::ContextThreshold), making),
             (Making::WarmingUp, _) => (self.finished(FinishReason::Stop), making),
             (Making::BetweenItems, 0..=79) => (
                 EngineOutput::ItemStarted(ItemStart::Message),
@@ -363,11 +372,14 @@ impl Play {
                     Making::InCustomCall,
                 )
             }
-            (Making::BetweenItems, 135..=149) => (
+            (Making::BetweenItems | Making::Watching, 135..=149) => (
                 EngineOutput::ItemStarted(ItemStart::Reasoning),
                 Making::InReasoning,
             ),
-            (Making::BetweenItems, _) => (self.finished(FinishReason::Stop), making),
+            (Making::BetweenItems | Making::Watching, _) => {
+                (self.finished(FinishReason::Stop), making)
+            }
+            (Making::Over, _) => (EngineOutput::ItemDone, making),
             (_, 230..) => (self.finished(FinishReason::MaxOutputTokens), making),
             (_, 120..) => (EngineOutput::ItemDone, Making::BetweenItems),
             (Making::InCall, _) => (EngineOutput::ArgumentsDelta { text }, making),
@@ -379,7 +391,8 @@ impl Play {
             }
         };
         if let Some(making) = self.making.get_mut(&turn) {
-            *making = next;
+            let over = matches!(output, EngineOutput::Finished { .. });
+            *making = if over { Making::Over } else { next };
         }
         output
     }
@@ -454,7 +467,13 @@ impl Play {
                         true => Making::Asked,
                         false => Making::AskedToWarmUp,
                     };
-                    assert!(self.making.insert(turn, asked).is_none(), "started twice");
+                    let asked = match request.compact_threshold {
+                        Some(_) => Making::AskedToWatch,
+                        None => asked,
+                    };
+                    let former = self.making.insert(turn, asked);
+                    let again = matches!(former, Some(Making::Over));
+                    assert!(former.is_none() || again, "started twice");
                 }
                 Action::WrapUp { .. } => {}
                 Action::Stop { turn } => {

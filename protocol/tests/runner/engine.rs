@@ -166,6 +166,7 @@ fn finished(details: &[&str]) -> Result<EngineOutput, String> {
                 reason = match *detail {
                     "max_output_tokens" => FinishReason::MaxOutputTokens,
                     "content_filter" => FinishReason::ContentFilter,
+                    "context_threshold" => FinishReason::ContextThreshold,
                     other => return Err(format!("nothing finishes with {other}")),
                 }
             }

@@ -5,6 +5,7 @@
 //! # A comment.
 //! limits running_responses=1          before anything else: limits, and `transport http`
 //! > {"type":"response.create",…}      the client sends this text
+//! compact {"model":"m",…}             the body of a request for a compaction
 //! < response.created response.id=$r   the session sends this event; a name in dollars that is
 //!                                     new takes the value, a known one must equal it
 //! < error !stream_id                  the event has no such member
@@ -38,7 +39,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use turnwire_protocol::action::{Action, TurnKey};
 use turnwire_protocol::chain::Chain;
-use turnwire_protocol::engine::{TextFormat, TurnRequest};
+use turnwire_protocol::engine::{Purpose, TextFormat, TurnRequest};
 use turnwire_protocol::event::Event;
 use turnwire_protocol::id::IdSource;
 use turnwire_protocol::item::Item;
@@ -195,6 +196,10 @@ impl Stage {
             ">" => {
                 let message = Bytes::from(self.substitute(rest));
                 self.drive(|session, now, ids| session.handle_message(now, ids, message));
+            }
+            "compact" => {
+                let message = Bytes::from(self.substitute(rest));
+                self.drive(|session, now, ids| session.handle_compact(now, ids, message));
             }
             "engine" => {
                 let key = self.turn(turn)?;
@@ -516,6 +521,11 @@ fn describe_request(request: &TurnRequest) -> Value {
         },
         "reasoning_effort": request.reasoning_effort.as_deref(),
         "generate": request.generate,
+        "compact_threshold": request.compact_threshold,
+        "purpose": match request.purpose {
+            Purpose::Answer => "answer",
+            Purpose::Summary => "summary",
+        },
     })
 }
 

@@ -70,6 +70,7 @@ struct Item {
     /// Its deltas, put together.
     text: String,
     text_done: bool,
+    compacting: bool,
 }
 
 /// How a kind of call is told.
@@ -191,7 +192,12 @@ impl Response {
             "response.created" | "response.steer.failed" => Ok(()),
             "response.in_progress" => self.follow_snapshot(&json["response"]["output"]),
             "response.completed" | "response.incomplete" | "response.failed" => {
-                demand(self.open.is_none(), "an item is still open")?;
+                // A compaction that fails has nothing to show for itself.
+                let gave_up = json["response"]["status"] == "failed"
+                    || json["response"]["status"] == "cancelled";
+                let open = self.open.as_ref();
+                let closed = open.is_none_or(|item| item.compacting && gave_up);
+                demand(closed, "an item is still open")?;
                 let output = json["response"]["output"].as_array();
                 demand(
                     output == Some(&self.done),
@@ -202,7 +208,9 @@ impl Response {
                 demand(self.open.is_none(), "two items are open")?;
                 demand(json["output_index"] == index, "the items do not count up")?;
                 let item = &json["item"];
-                demand(item["status"] == "in_progress", "a new item is in progress")?;
+                if item["type"] != "compaction" {
+                    demand(item["status"] == "in_progress", "a new item is in progress")?;
+                }
                 self.open = Some(Item {
                     id: item["id"].as_str().ok_or("an item has no id")?.to_owned(),
                     call: call(item),
@@ -239,7 +247,8 @@ impl Response {
             ([], None) => Ok(()),
             ([item], Some(open)) => {
                 demand(item["id"] == open.id.as_str(), "the open item's id")?;
-                demand(item["status"] == "in_progress", "it is still open")?;
+                let in_progress = item["status"] == "in_progress";
+                demand(in_progress || open.compacting, "it is still open")?;
                 let text = match open.call {
                     Some(call) => item[call.member].as_str(),
                     None => item["content"][0]
@@ -255,6 +264,10 @@ impl Response {
 
 impl Item {
     fn follow(&mut self, name: &str, json: &Value) -> Result<(), String> {
+        if name == "response.compaction.compacting" {
+            self.compacting = true;
+            return Ok(());
+        }
         if self.call.is_some() {
             let part = json.get("content_index");
             demand(part.is_none(), "a call's text is in no part")?;
@@ -324,6 +337,14 @@ fn check_item(item: &Value, open: &Item) -> Result<(), String> {
         !members.values().any(Value::is_null),
         "an item has a null member",
     )?;
+    if item["type"] == "compaction" {
+        let sealed = item["encrypted_content"].as_str();
+        demand(
+            sealed.is_some_and(|text| !text.is_empty()),
+            "nothing is sealed",
+        )?;
+        return demand(open.compacting, "a compaction is not told");
+    }
     let ended = ["completed", "incomplete"].map(Value::from);
     demand(ended.contains(&item["status"]), "an item has not ended")?;
     match item["type"].as_str() {

@@ -36,13 +36,9 @@ pub(super) async fn create(
     if stream {
         return answer::events(EventStream::new(first, exchange));
     }
-    let mut last = first;
-    while !last.is_terminal() {
-        last = match exchange.next().await {
-            Some(event) => event,
-            None => return answer::failure(&Failure::server_shutting_down()),
-        };
-    }
+    let Some(last) = exchange.end().await else {
+        return answer::failure(&Failure::server_shutting_down());
+    };
     match (&last.failure, last.response()) {
         (Some(failure), _) => answer::failure(failure),
         (None, Some(response)) => answer::json(200, response),

@@ -37,14 +37,36 @@ pub(crate) struct EventStream {
 }
 
 impl Exchange {
+    /// Begins a create.
     pub(super) fn begin(server: Arc<Server>, owner: Tenant, create: Bytes) -> Self {
+        let mut exchange = Self::new(server, owner);
+        exchange.runner.handle_message(create);
+        exchange
+    }
+
+    /// Begins a compaction.
+    pub(super) fn begin_compact(server: Arc<Server>, owner: Tenant, request: Bytes) -> Self {
+        let mut exchange = Self::new(server, owner);
+        exchange.runner.handle_compact(request);
+        exchange
+    }
+
+    fn new(server: Arc<Server>, owner: Tenant) -> Self {
         let draining = Box::pin(server.drain.clone().cancelled_owned());
-        let mut runner = Runner::new(server, owner, Transport::Http);
-        runner.handle_message(create);
         Self {
-            runner,
+            runner: Runner::new(server, owner, Transport::Http),
             draining: Some(draining),
             alarm: None,
+        }
+    }
+
+    /// The event that ends it, unless the server shuts down before.
+    pub(super) async fn end(&mut self) -> Option<Event> {
+        loop {
+            let event = self.next().await?;
+            if event.is_terminal() {
+                return Some(event);
+            }
         }
     }
 

@@ -41,6 +41,7 @@ pub(super) struct Timing {
 }
 
 impl Turns {
+    /// Starts a turn, or the next run of one whose engine is done: a compaction takes several.
     pub(super) fn start(
         &mut self,
         key: TurnKey,
@@ -48,6 +49,11 @@ impl Turns {
         output: BoxStream<'static, EngineOutput>,
         wrap_up: CancellationToken,
     ) {
+        if let Some(turn) = self.turns.iter_mut().find(|turn| turn.key == key) {
+            turn.output = Some(output);
+            turn.wrap_up = wrap_up;
+            return;
+        }
         self.turns.push(Turn {
             key,
             lane,

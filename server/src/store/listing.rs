@@ -19,16 +19,16 @@ pub(crate) struct Listed<'a> {
 }
 
 /// What the last response of a chain was given: the items of all its parents, input and output,
-/// then its own input. No two have the same id: of items with one name, the first keeps it.
+/// then its own input. What a compaction has replaced is not among them. No two have the same id: of items with one name, the first keeps it.
 pub(crate) fn input_of(chain: &Chain) -> Vec<Listed<'_>> {
     let mut links: Vec<_> = chain.ancestry().collect();
     links.reverse();
     let mut named = HashSet::new();
     let mut listed = Vec::new();
     for link in links {
-        let items = link.input().iter().chain(link.output().iter());
+        let items = link.asked().iter().chain(link.output().iter());
         let given = if link.is(chain) {
-            link.input().len()
+            link.asked().len()
         } else {
             usize::MAX
         };

@@ -239,9 +239,9 @@ impl Shelf {
     }
 }
 
-/// A link's own items, input before output.
+/// A link's own items, those of its request before its output.
 fn items(link: &Chain) -> impl Iterator<Item = &Item> {
-    link.input().iter().chain(link.output().iter())
+    link.asked().iter().chain(link.output().iter())
 }
 
 fn own_bytes(link: &Chain) -> u64 {

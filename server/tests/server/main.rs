@@ -7,6 +7,7 @@ mod binary;
 mod chat;
 mod check;
 mod client;
+mod compaction;
 mod drain;
 mod hostile;
 mod http;

@@ -4,7 +4,9 @@
 //! which are items of their own here. Item types that a chat does not know are left out.
 
 use serde_json::{Map, Value, json};
-use turnwire_protocol::engine::{EngineFailure, EngineFailureKind, TextFormat, TurnRequest};
+use turnwire_protocol::engine::{
+    EngineFailure, EngineFailureKind, Purpose, TextFormat, TurnRequest,
+};
 use turnwire_protocol::item::{Item, ItemKind};
 use turnwire_protocol::tool::{CustomFormat, Tool, ToolChoice, ToolKind};
 
@@ -47,7 +49,10 @@ pub(super) fn body(
             body.insert("top_logprobs".into(), request.top_logprobs.into());
         }
     }
-    if let Some(effort) = &request.reasoning_effort {
+    // What a summary is to be made with was not chosen by the client, and not every upstream knows
+    // it.
+    let effort = request.reasoning_effort.as_ref();
+    if let Some(effort) = effort.filter(|_| request.purpose == Purpose::Answer) {
         body.insert("reasoning_effort".into(), (**effort).into());
     }
     match &request.format {

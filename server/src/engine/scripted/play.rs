@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use turnwire_protocol::chain::EngineState;
 use turnwire_protocol::engine::{
-    EngineFailure, EngineFailureKind, EngineOutput, FinishReason, ItemStart, TextFormat,
+    EngineFailure, EngineFailureKind, EngineOutput, FinishReason, ItemStart, Purpose, TextFormat,
     TokenLogprob, TopLogprob, TurnRequest, Usage,
 };
 use turnwire_protocol::item::ItemKind;
@@ -23,6 +23,9 @@ const GREETING: &str = "Hello! This is the scripted engine of Turnwire.";
 
 /// What a custom tool is called with where the script says nothing.
 const INPUT: &str = "some input";
+
+/// What a conversation comes to in such a case.
+const SUMMARY: &str = "The scripted engine saw {items} items.";
 
 /// One turn under way.
 pub(super) struct Play {
@@ -72,6 +75,12 @@ impl Play {
         let parent = request.parent.as_ref().map(Seen::of).unwrap_or_default();
         let mut seen = parent.clone();
         seen.add(&request.input);
+        if request
+            .compact_threshold
+            .is_some_and(|at| seen.tokens >= at)
+        {
+            return Ok(Self::too_long(seen));
+        }
         if let Some(limit) = script.context_tokens.filter(|limit| seen.tokens > *limit) {
             return Err(EngineFailure {
                 kind: EngineFailureKind::ContextLengthExceeded,
@@ -113,6 +122,25 @@ impl Play {
             },
             seen,
         })
+    }
+
+    /// Leaves it to be compacted.
+    fn too_long(seen: Seen) -> Self {
+        Self {
+            acts: VecDeque::new(),
+            open: None,
+            progress: Progress::Waiting,
+            chunk_chars: 1,
+            top_logprobs: None,
+            max_output_tokens: 0,
+            finish: FinishReason::ContextThreshold,
+            exact_usage: None,
+            usage: Usage {
+                input_tokens: seen.tokens,
+                ..Usage::default()
+            },
+            seen,
+        }
     }
 
     pub(super) async fn next(&mut self) -> Option<EngineOutput> {
@@ -221,7 +249,9 @@ impl Scene<'_> {
         });
         let has_tools = self.request.offered().next().is_some();
         let said = |text: &String| self.seen.last_user_text().contains(text.as_str());
-        reply.user_contains.as_ref().is_none_or(said)
+        let summary = self.request.purpose == Purpose::Summary;
+        reply.summary == summary
+            && reply.user_contains.as_ref().is_none_or(said)
             && reply.turn.is_none_or(|turn| turn == self.turn)
             && reply.until_turn.is_none_or(|turn| self.turn <= turn)
             && reply.after_tool.is_none_or(|wanted| wanted == after_tool)
@@ -274,6 +304,7 @@ impl Scene<'_> {
             return Ok(Act::Say(call(tool, made_up_text(tool))));
         }
         let text = match &self.request.format {
+            _ if self.request.purpose == Purpose::Summary => self.filled_in(SUMMARY),
             TextFormat::Text => GREETING.into(),
             TextFormat::JsonObject => "{}".into(),
             TextFormat::JsonSchema { schema } => made_up(schema),

@@ -38,6 +38,9 @@ pub(super) struct Reply {
     pub(super) until_turn: Option<u64>,
     /// Whether the new input holds the output of a tool.
     pub(super) after_tool: Option<bool>,
+    /// Whether a summary is asked for, for a compaction. Other replies are for answers only.
+    #[serde(default)]
+    pub(super) summary: bool,
     /// Whether there are tools that the model may call.
     pub(super) has_tools: Option<bool>,
     #[serde(default)]

@@ -65,9 +65,11 @@ impl Seen {
 
     pub(super) fn add(&mut self, items: &[Item]) {
         self.items += items.len() as u64;
-        let tokens = items
-            .iter()
-            .map(|item| item.raw().len().div_ceil(BYTES_PER_TOKEN));
+        let tokens = items.iter().map(|item| {
+            // What is sealed counts as what it says.
+            let bytes = item.revealed().map_or(item.raw().len(), str::len);
+            bytes.div_ceil(BYTES_PER_TOKEN)
+        });
         self.tokens += tokens.sum::<usize>() as u64;
         if let Some(message) = items.iter().rev().find(|item| is_of_user(item)) {
             self.last_user_message = Some(message.clone());
@@ -77,6 +79,9 @@ impl Seen {
     /// Empty before the first user message.
     pub(super) fn last_user_text(&self) -> String {
         let message = self.last_user_message.as_ref();
+        if let Some(compacted) = message.and_then(|item| item.revealed()) {
+            return compacted.to_owned();
+        }
         let message = message.and_then(|item| serde_json::from_slice::<Message>(item.raw()).ok());
         match message.map(|message| message.content) {
             Some(Content::Text(text)) => text,
@@ -86,7 +91,11 @@ impl Seen {
     }
 }
 
+/// A compaction item is shown to a model as a message of the user.
 fn is_of_user(item: &Item) -> bool {
+    if item.kind() == ItemKind::Compaction {
+        return true;
+    }
     item.kind() == ItemKind::Message
         && serde_json::from_slice::<Author<'_>>(item.raw()).is_ok_and(|by| by.role == "user")
 }
