@@ -1,5 +1,7 @@
 //! Event: a server message that was understood, and the turn that events make up.
 
+use std::fmt;
+
 use serde_json::Value;
 
 use crate::stop::{Stop, ensure, fail};
@@ -218,13 +220,18 @@ impl Refusal {
     }
 }
 
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let error = &self.json["error"];
-        write!(f, "{} {}", self.json["status"], error["code"])?;
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(status) = self.status() {
+            write!(f, "{status} ")?;
+        }
+        match self.code() {
+            Some(code) => write!(f, "`{code}`")?,
+            None => f.write_str("without a code")?,
+        }
         if let Some(param) = self.param() {
             write!(f, " (param `{param}`)")?;
         }
-        write!(f, ": {}", error["message"])
+        write!(f, ": {:?}", self.message())
     }
 }

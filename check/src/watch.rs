@@ -8,7 +8,7 @@ mod items;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use self::items::Items;
 use crate::event::Event;
@@ -247,11 +247,17 @@ impl Watch {
         match (wanted, lane) {
             (Some(wanted), _) => self.blame(
                 116,
-                format!("the create named `stream_id` `{wanted}`; its response came with {lane:?}"),
+                format!(
+                    "the create named `stream_id` `{wanted}`; its response came with {}",
+                    json!(lane)
+                ),
             ),
             (None, _) => self.blame(
                 117,
-                format!("the create named no `stream_id`; its response came with {lane:?}"),
+                format!(
+                    "the create named no `stream_id`; its response came with {}",
+                    json!(lane)
+                ),
             ),
         }
     }
@@ -318,8 +324,9 @@ impl Watch {
         if let Some((lane, _)) = elsewhere {
             let row = if lane.is_some() { 116 } else { 117 };
             let sentence = format!(
-                "`{name}` came with `stream_id` {}; its response runs on {lane:?}",
-                json["stream_id"]
+                "`{name}` came with `stream_id` {}; its response runs on {}",
+                json["stream_id"],
+                json!(lane)
             );
             self.blame(row, sentence);
         } else if response.is_some_and(|id| self.ended.contains(id)) && event.is_terminal() {

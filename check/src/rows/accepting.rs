@@ -326,7 +326,8 @@ async fn back_to_back(case: &Case) -> Held {
     // A server that echoes no metadata does not show in which order it answered.
     ensure!(
         names.iter().all(|name| name.is_null()) || names == ["first", "second"],
-        "expected the answers in the order of the creates; they came as {names:?}"
+        "expected the answers in the order of the creates; they came as {}",
+        json!(names)
     );
     Ok(())
 }

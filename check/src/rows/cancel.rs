@@ -43,7 +43,8 @@ async fn unknown_or_finished(case: &Case) -> Held {
         let first = next.events.first().map(|event| event.name.as_str());
         ensure!(
             first == Some("response.created"),
-            "expected nothing to be said to the cancel of {id}; {first:?} came"
+            "expected nothing to be said to the cancel of {id}; {} came",
+            json!(first)
         );
     }
     Ok(())

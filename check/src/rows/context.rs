@@ -26,21 +26,21 @@ const SECRET_TOKENS: u64 = 30;
 
 /// Whether [`SECRET`] was in the context of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
+enum Seen {
     Yes,
     No,
     /// The server does not count, and the model did not say it.
     Unknown,
 }
 
-/// Judges a turn that was asked [`QUESTION`]. `bare` is the count of tokens of the same question
-/// without any context, from [`bare_tokens`].
-pub(crate) fn seen(turn: &Turn, bare: Option<u64>) -> Seen {
+/// Judges a turn that was asked [`QUESTION`]. `without` is what its prompt would cost at most
+/// without the secret: what [`bare_tokens`] gives, and the [`total`] of a parent.
+fn seen(turn: &Turn, without: Option<u64>) -> Seen {
     if says_word(turn) {
         return Seen::Yes;
     }
-    match (turn.input_tokens(), bare) {
-        (Some(tokens), Some(bare)) if tokens >= bare + SECRET_TOKENS => Seen::Yes,
+    match (turn.input_tokens(), without) {
+        (Some(tokens), Some(without)) if tokens >= without + SECRET_TOKENS => Seen::Yes,
         (Some(_), Some(_)) => Seen::No,
         _ => Seen::Unknown,
     }
@@ -62,13 +62,22 @@ pub(crate) async fn bare_tokens(case: &Case) -> Result<Option<u64>, Stop> {
     Ok(bare.filter(|_| counts))
 }
 
+/// Tokens of a turn's prompt and answer.
+pub(crate) fn total(turn: &Turn) -> Option<u64> {
+    let output = turn.response()["usage"]["output_tokens"].as_u64();
+    turn.input_tokens()
+        .zip(output)
+        .map(|(input, output)| input + output)
+}
+
 /// The turn must have seen the secret.
-pub(crate) fn expect_seen(turn: &Turn, bare: Option<u64>, what: &str) -> Held {
-    match seen(turn, bare) {
+pub(crate) fn expect_seen(turn: &Turn, without: Option<u64>, what: &str) -> Held {
+    match seen(turn, without) {
         Seen::Yes => Ok(()),
         Seen::No => fail!(
-            "expected {what} in the context; `input_tokens` is {:?}, and {bare:?} without any",
-            turn.input_tokens()
+            "expected {what} in the context; `input_tokens` is {}, and {} without it",
+            json!(turn.input_tokens()),
+            json!(without)
         ),
         Seen::Unknown => {
             skip!("the server does not count `input_tokens`, and the model did not repeat a word")
@@ -77,12 +86,13 @@ pub(crate) fn expect_seen(turn: &Turn, bare: Option<u64>, what: &str) -> Held {
 }
 
 /// The turn must not have seen the secret.
-pub(crate) fn expect_unseen(turn: &Turn, bare: Option<u64>, what: &str) -> Held {
-    match seen(turn, bare) {
+pub(crate) fn expect_unseen(turn: &Turn, without: Option<u64>, what: &str) -> Held {
+    match seen(turn, without) {
         Seen::Yes => fail!(
-            "expected {what} not to be in the context; `input_tokens` is {:?}, and {bare:?} \
-             without any; the model said {:?}",
-            turn.input_tokens(),
+            "expected {what} not to be in the context; `input_tokens` is {}, and {} without it; \
+             the model said {:?}",
+            json!(turn.input_tokens()),
+            json!(without),
             turn.text()
         ),
         Seen::No => Ok(()),

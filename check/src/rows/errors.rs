@@ -41,7 +41,8 @@ async fn lane_of_an_error(case: &Case) -> Held {
         let refusal = socket.refusal(create).await?;
         ensure!(
             refusal.json.get("stream_id") == lane.map(|lane| json!(lane)).as_ref(),
-            "expected `stream_id` of the error to be that of the create, {lane:?}; {} came",
+            "expected `stream_id` of the error to be that of the create, {}; {} came",
+            json!(lane),
             refusal.json
         );
     }

@@ -137,9 +137,11 @@ async fn cut_short(case: &Case) -> Held {
         turn.status() == "incomplete"
             && reason == "max_output_tokens"
             && last == Some("response.incomplete"),
-        "expected `response.incomplete` for `max_output_tokens` after 16 tokens; {last:?} came \
-         with status `{}`, reason {reason} and {output_tokens:?} output tokens",
-        turn.status()
+        "expected `response.incomplete` for `max_output_tokens` after 16 tokens; {} came \
+         with status `{}`, reason {reason} and {} output tokens",
+        json!(last),
+        turn.status(),
+        json!(output_tokens)
     );
     Ok(())
 }
@@ -159,16 +161,18 @@ async fn like_sse(case: &Case) -> Held {
     let (here_order, there_order) = (order(&here.events), order(&there));
     ensure!(
         here_order == there_order,
-        "expected the order of events to be that of HTTP, {there_order:?}; on the socket it is \
-         {here_order:?}"
+        "expected the order of events to be that of HTTP, {}; on the socket it is {}",
+        json!(there_order),
+        json!(here_order)
     );
     let there = members_by_name(&there);
     for (name, here) in members_by_name(&here.events) {
         let there = &there[name];
         ensure!(
             here == *there,
-            "expected `{name}` to have the members it has over HTTP, {there:?}; on the socket it \
-             has {here:?}"
+            "expected `{name}` to have the members it has over HTTP, {}; on the socket it has {}",
+            json!(there),
+            json!(here)
         );
     }
     Ok(())

@@ -28,8 +28,8 @@ async fn create(case: &Case) -> Held {
         .await?;
     ensure!(
         events.last().is_some_and(Event::is_terminal),
-        "expected a stream that ends with a terminal event; its last is {:?}",
-        events.last().map(|event| &event.name)
+        "expected a stream that ends with a terminal event; its last is {}",
+        json!(events.last().map(|event| &event.name))
     );
     // The stream is held to the rules of a socket that carries one turn.
     let violations = Violations::default();

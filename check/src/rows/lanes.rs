@@ -9,7 +9,7 @@ use crate::probe::Feature;
 use crate::rows::context::{QUESTION, SECRET, bare_tokens, expect_seen, expect_unseen};
 use crate::rows::state::orphan;
 use crate::rows::{Section, conversation, unseen};
-use crate::socket::Socket;
+use crate::socket::{Answer, Socket};
 use crate::stop::{Held, Stop, ensure, fail, skip};
 
 const NOT_FOUND: &str = "previous_response_not_found";
@@ -79,7 +79,11 @@ async fn names_on_events(case: &Case) -> Held {
                     let name = &event.name;
                     case.fail(
                         row,
-                        format!("expected `stream_id` {lane:?} on `{name}`; it is {found:?}"),
+                        format!(
+                            "expected `stream_id` {} on `{name}`; it is {}",
+                            json!(lane),
+                            json!(found)
+                        ),
                     );
                 }
             }
@@ -118,7 +122,8 @@ async fn names_of_all_kinds(case: &Case) -> Held {
         let found = turn.events.first().and_then(Event::lane);
         ensure!(
             found == Some(name),
-            "expected events with `stream_id` {name:?}; {found:?} came"
+            "expected events with `stream_id` {name:?}; {} came",
+            json!(found)
         );
     }
     Ok(())
@@ -231,7 +236,8 @@ async fn turns_in_number(case: &Case) -> Held {
     ensure!(
         last.as_ref()
             .is_some_and(|event| event.name == "response.created"),
-        "expected the turn that waited to begin with `response.created`; {last:?} came"
+        "expected the turn that waited to begin with `response.created`; {} came",
+        json!(last.map(|event| event.json))
     );
     Ok(())
 }
@@ -313,13 +319,15 @@ async fn failing_continuation(case: &Case) -> Held {
     Ok(())
 }
 
-/// Row 132.
+/// Row 132. The sources allow a server to keep more, so one that does is not failed.
 async fn fork_from_what_was_replaced(case: &Case) -> Held {
     let mut socket = connect(case).await?;
     let parent = socket.turn(ask_on(case, "a", "Say hello.")).await?;
     socket.turn(onto(case, "a", &parent, "Again.")).await?;
-    let refusal = socket.refusal(onto(case, "b", &parent, "Again.")).await?;
-    refusal.expect_code(NOT_FOUND)?;
+    match socket.answer(onto(case, "b", &parent, "Again.")).await? {
+        Answer::Turn(_) => skip!("the server keeps more than the latest response, which it may"),
+        Answer::Refused(refusal) => refusal.expect_code(NOT_FOUND)?,
+    };
     Ok(())
 }
 
@@ -367,7 +375,8 @@ async fn pipelined(case: &Case) -> Held {
     let named = last.map(|response| &response["previous_response_id"]);
     ensure!(
         named == Some(&json!(id)),
-        "expected the second turn to continue {id}; it continues {named:?}"
+        "expected the second turn to continue {id}; it continues {}",
+        json!(named)
     );
     Ok(())
 }
@@ -392,9 +401,9 @@ async fn error_beside_a_turn(case: &Case) -> Held {
         };
         ensure!(
             expected,
-            "expected the error to stay on its lane; `{}` came on {:?}",
+            "expected the error to stay on its lane; `{}` came with `stream_id` {}",
             ending.name,
-            ending.lane()
+            json!(ending.lane())
         );
     }
     Ok(())

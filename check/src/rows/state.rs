@@ -6,7 +6,7 @@ use crate::case::Case;
 use crate::event::Turn;
 use crate::probe::{Feature, function};
 use crate::rows::calls::{call, call_ids, output};
-use crate::rows::context::{QUESTION, SECRET, bare_tokens, expect_seen, says_word, user};
+use crate::rows::context::{QUESTION, SECRET, bare_tokens, expect_seen, says_word, total, user};
 use crate::rows::{Section, conversation, unseen};
 use crate::socket::{Answer, Socket};
 use crate::stop::{Held, Stop, ensure, fail, skip};
@@ -118,17 +118,12 @@ async fn instructions_end(case: &Case) -> Held {
     let create = case.create(json!({"instructions": instructions, "input": "Say hello."}));
     let parent = socket.turn(create).await?;
     let child = socket.turn(case.onto(&parent, QUESTION)).await?;
-    let usage = &parent.response()["usage"];
-    let total = usage["input_tokens"]
-        .as_u64()
-        .zip(usage["output_tokens"].as_u64());
-    let total = total.map(|(input, output)| input + output);
     // Both have to be counted: the instructions, and context at all.
     let counted = match (parent.input_tokens(), bare) {
         (Some(tokens), Some(bare)) => tokens > bare + 60,
         _ => false,
     };
-    match (child.input_tokens(), total) {
+    match (child.input_tokens(), total(&parent)) {
         (Some(child), Some(total)) if counted => {
             ensure!(
                 child < total,

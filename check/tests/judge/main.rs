@@ -313,7 +313,7 @@ async fn a_failure_says_what_was_expected_and_shows_what_crossed_the_wire() {
     let [finding] = only(&url, [40], Duration::from_secs(30)).await;
     assert_eq!(
         finding.reason,
-        "expected an error with code `model_not_found`; it came as 404 \"not_found\" (param \
+        "expected an error with code `model_not_found`; it came as 404 `not_found` (param \
          `model`): \"Not so.\""
     );
     let wire: Vec<_> = finding

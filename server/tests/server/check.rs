@@ -1,6 +1,5 @@
 //! `turnwire check` against this server: every rule that can be seen from outside holds.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use turnwire::auth::{Access, Tenant};
@@ -9,7 +8,7 @@ use turnwire_protocol::limits::Limits;
 
 use crate::support::*;
 
-/// A model that does what the checklist asks for: it counts for long, and it reasons.
+/// A model that does what the checklist asks for: it counts for long, reasons, and calls twice.
 const SCRIPT: &str = r#"
     [[reply]]
     user_contains = "Count from 1 to 2000"
@@ -25,6 +24,14 @@ const SCRIPT: &str = r#"
     steps = [{ call = "*" }, { call = "*" }]
 
     [[reply]]
+    user_contains = "all numbers from 1 to 300"
+    has_tools = true
+    after_tool = false
+    steps = [{ call = "*", delay_ms = 20, arguments = """{"place": "\
+        one two three four five six seven eight nine ten eleven twelve thirteen fourteen \
+        fifteen sixteen seventeen eighteen nineteen twenty, and so on to three hundred"}""" }]
+
+    [[reply]]
     user_contains = "What is the code word?"
     steps = [{ text = "I was told: {instructions}" }]
 "#;
@@ -32,21 +39,21 @@ const SCRIPT: &str = r#"
 /// What cannot be seen from outside, what this server says that it does not have, and what the
 /// script does not do.
 const MAY_SKIP: &[u16] = &[
-    // The age limit is judged below; limits, shutdown, memory, disk and time cannot be seen.
-    25, 26, 27, 28, 104, 105, 114, 137, 159, //
-    // Custom tools, reasoning summaries, some HTTP endpoints.
-    63, 64, 171, //
+    // The age limit is judged below.
+    25, 26, //
+    // Configuration, shutdown, memory, disk and time.
+    27, 28, 104, 105, 114, 137, 153, 159, //
     // No engine refuses, fails or limits rates on request.
     75, 76, 82, 102, //
     // Other programs.
-    174, 175, 176, 177, 178,
+    174, 175, 176, 177, 178, //
+    // Custom tools, reasoning summaries, steering, and some HTTP endpoints.
+    63, 64, 139, 140, 141, 142, 143, 144, 145, 146, 147, 148, 149, 150, 151, 152, 154, 166, 167,
+    168, 171,
 ];
 
-/// What no conversation judges yet.
-const UNJUDGED: &[RangeInclusive<u16>] = &[139..=154, 160..=168];
-
-/// What this server does not do yet, and does not refuse either: encrypted reasoning.
-const MAY_FAIL: &[u16] = &[66];
+/// What this server does not do yet, and does not refuse either: encrypted reasoning, compaction.
+const MAY_FAIL: &[u16] = &[66, 160, 162, 163, 164, 165];
 
 #[tokio::test]
 async fn every_rule_that_can_be_seen_holds() {
@@ -63,7 +70,7 @@ async fn every_rule_that_can_be_seen_holds() {
         .unwrap();
     let new = |status, known: &[u16]| {
         let mut rows = rows(&report, status);
-        rows.retain(|row| !known.contains(row) && !UNJUDGED.iter().any(|rows| rows.contains(row)));
+        rows.retain(|row| !known.contains(row));
         rows
     };
     let table = report.table(false);
