@@ -20,8 +20,9 @@ use self::marks::Marks;
 use self::messages::Message;
 use self::shape::{Mode, Shape, Stub};
 use self::template::Template;
+use crate::grammar::{self, Grammar};
 use crate::plan::{self, Manner, Reasoning};
-use crate::{Before, Bounds, Plan, Refusal, SpecialTokens, Text, grammar};
+use crate::{Before, Bounds, Plan, Refusal, SpecialTokens, Text};
 
 pub(crate) use self::calls::{
     CALL_CLOSE, CALL_OPEN, CallStyle, PYTHON_TAG, THINK_CLOSE, THINK_OPEN,
@@ -99,19 +100,14 @@ impl ChatFormat {
 
     /// The start of a prompt: BOS, instructions, tools.
     pub fn head(&self, instructions: Option<&str>, tools: &Tools) -> Result<Text, Refusal> {
-        let mut instructions = instructions.map(|text| self.marks.mark(text).into_owned());
-        let mut native_tools = None;
-        if tools.offered.iter().any(Tool::is_function) {
-            if self.shape.native_calls.is_some() {
-                native_tools = Some(tools::to_value(tools, &self.marks)?);
-            } else {
-                let lesson = tools::lesson(tools, &self.style, &self.marks)?;
-                instructions = Some(match instructions {
-                    Some(text) => format!("{text}\n\n{lesson}"),
-                    None => lesson,
-                });
-            }
-        }
+        let native = self.shape.native_calls.is_some();
+        let native_tools = match native {
+            true => tools::to_value(tools, &self.marks)?,
+            false => None,
+        };
+        let instructions = instructions.map(|text| self.marks.mark(text).into_owned());
+        let lesson = self.lesson(&tools.offered, native)?;
+        let instructions = join(instructions.into_iter().chain(lesson));
         let (system, as_user) = match instructions {
             Some(text) if self.shape.system_at_start => (Some(Message::System(text)), None),
             Some(text) => (None, Some(Message::User(text))),
@@ -131,6 +127,17 @@ impl ChatFormat {
                 .map_err(|error| refusal(&error))?;
         }
         Ok(marks::cut(&head))
+    }
+
+    /// Teaches the model the tools that its template does not show it: custom ones, and functions
+    /// unless `shown`. None if there are none.
+    fn lesson(&self, tools: &[Tool], shown: bool) -> Result<Option<String>, Refusal> {
+        let functions = match shown {
+            true => None,
+            false => tools::function_lesson(tools, &self.style, &self.marks)?,
+        };
+        let custom = tools::custom_lesson(tools, &self.style, &self.marks);
+        Ok(join(functions.into_iter().chain(custom)))
     }
 
     /// What a turn appends: the close of what stands before, `items`, and, if the model is to
@@ -206,10 +213,10 @@ impl ChatFormat {
     pub fn blame(
         &self,
         request: &TurnRequest,
-        compile: impl Fn(&str) -> Result<(), String>,
+        compile: impl Fn(&Grammar) -> Result<(), String>,
     ) -> Refusal {
         let answer = plan::answer(&request.format);
-        grammar::blame(&request.tools, answer, self.bounds, compile)
+        grammar::blame(plan::offered(request), answer, self.bounds, compile)
     }
 
     /// Messages in the forms that this template can write.
@@ -247,6 +254,12 @@ impl ChatFormat {
             one_call_at_a_time(fitted)
         }
     }
+}
+
+/// Paragraphs as one text; none without any.
+fn join(paragraphs: impl Iterator<Item = String>) -> Option<String> {
+    let paragraphs: Vec<String> = paragraphs.collect();
+    (!paragraphs.is_empty()).then(|| paragraphs.join("\n\n"))
 }
 
 /// Gives every call a message of its own, followed by its result.

@@ -1,9 +1,10 @@
 //! Grammars in Lark for llguidance.
 //!
 //! Lark here is llguidance's dialect: terminals are regular expressions with `&` and `~`,
-//! `[lazy]` ends a terminal at its first match, `%json` embeds a JSON schema, and a bare
-//! `<name>` is a control token.
+//! `[lazy]` ends a terminal at its first match, `%json` embeds a JSON schema, `@name` another
+//! grammar, and a bare `<name>` is a control token.
 
+mod custom;
 mod schema;
 mod size;
 
@@ -12,18 +13,32 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use turnwire_protocol::engine::EngineFailureKind;
-use turnwire_protocol::tool::{Tool, ToolKind, Tools};
+use turnwire_protocol::tool::{CustomFormat, Tool, ToolKind};
 
 use self::schema::Schema;
 use crate::format::{CALL_CLOSE, CALL_OPEN, CallStyle, PYTHON_TAG, THINK_CLOSE, THINK_OPEN};
+use crate::parser::Takes;
 use crate::plan::{Manner, Reasoning};
 use crate::{Bounds, Refusal};
 
+/// What an output obeys: a grammar in Lark, and those it refers to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Grammar {
+    pub lark: String,
+    pub nested: Vec<Nested>,
+}
+
+/// A grammar in Lark that another one refers to as `@name`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Nested {
+    pub name: String,
+    pub lark: String,
+}
+
 /// What a turn may call.
 pub(crate) struct Calls<'a> {
-    pub tools: &'a Tools,
-    /// Indices of the functions that may be called.
-    pub offered: &'a [usize],
+    /// The tools that may be called.
+    pub tools: &'a [&'a Tool],
     /// Whether one must be.
     pub must: bool,
     /// How many may be made.
@@ -39,34 +54,44 @@ pub(crate) enum Answer<'a> {
     Schema(&'a Bytes),
 }
 
-pub(crate) struct Grammar<'a> {
+/// What an output looks like.
+pub(crate) struct Form<'a> {
     pub manner: &'a Manner,
+    /// Whether the model knows of any tools, callable or not.
+    pub knows_tools: bool,
     pub calls: &'a Calls<'a>,
     pub answer: Answer<'a>,
     /// What stands in the prompt already, a prefix of the first call.
     pub opening: &'a str,
 }
 
-impl Grammar<'_> {
+/// How the calls of a turn are written.
+struct CallRules {
+    /// From the marker before the first one on, or from what the prompt left of it.
+    all: String,
+    /// From behind that marker on.
+    behind_marker: String,
+}
+
+impl Form<'_> {
     /// The grammar, or none if any text will do.
-    pub(crate) fn lark(&self) -> Result<Option<String>, Refusal> {
-        let no_tools = !self.calls.tools.offered.iter().any(Tool::is_function);
-        if no_tools && matches!(self.answer, Answer::Text) {
+    pub(crate) fn grammar(&self) -> Result<Option<Grammar>, Refusal> {
+        if !self.knows_tools && matches!(self.answer, Answer::Text) {
             return Ok(None);
         }
-        let mut lark = Lark::default();
-        let body = self.body(&mut lark)?;
+        let mut grammar = Grammar::default();
+        let body = self.body(&mut grammar)?;
         let start = match self.manner.reasoning {
             Reasoning::Never => body,
-            Reasoning::Allowed => format!("{body} | {} {body}", self.thinking(&mut lark)),
-            Reasoning::Open => format!("{} {body}", self.thinking(&mut lark)),
+            Reasoning::Allowed => format!("{body} | {} {body}", self.thinking(&mut grammar)),
+            Reasoning::Open => format!("{} {body}", self.thinking(&mut grammar)),
         };
-        lark.rule("start", &start);
-        Ok(Some(lark.0))
+        grammar.rule("start", &start);
+        Ok(Some(grammar))
     }
 
     /// Reasoning, its closing marker, and the white space that sets a call or JSON off from it.
-    fn thinking(&self, lark: &mut Lark) -> String {
+    fn thinking(&self, grammar: &mut Grammar) -> String {
         let mut thinking = Vec::new();
         let mut thoughts = ANY.to_owned();
         if self.manner.reasoning == Reasoning::Allowed {
@@ -77,73 +102,71 @@ impl Grammar<'_> {
             }
         }
         if self.is_control(THINK_CLOSE) {
-            lark.rule("THOUGHTS", &without(&thoughts, THINK_CLOSE));
+            grammar.rule("THOUGHTS", &without(&thoughts, THINK_CLOSE));
             thinking.extend(["THOUGHTS", THINK_CLOSE]);
         } else {
             let thoughts = format!("{thoughts} {}", quoted(THINK_CLOSE));
-            lark.rule("thoughts[lazy]", &thoughts);
+            grammar.rule("thoughts[lazy]", &thoughts);
             thinking.push("thoughts");
         }
         if self.calls.must || !matches!(self.answer, Answer::Text) {
-            lark.rule("GAP", r"/[ \n]{1,4}/");
+            grammar.rule("GAP", r"/[ \n]{1,4}/");
             thinking.push("GAP?");
         }
         thinking.join(" ")
     }
 
     /// All that may follow the reasoning.
-    fn body(&self, lark: &mut Lark) -> Result<String, Refusal> {
-        let offers = !self.calls.offered.is_empty();
-        let calls = self.calls(lark)?;
-        if self.calls.must {
-            return Ok(format!("(first {calls})"));
-        }
+    fn body(&self, grammar: &mut Grammar) -> Result<String, Refusal> {
+        let calls = self.calls(grammar)?;
         let llama = matches!(self.manner.style, CallStyle::Llama { .. });
-        Ok(match self.answer {
-            Answer::Text => {
-                self.text(lark);
-                if !offers {
-                    "TEXT".to_owned()
-                } else if llama {
-                    format!("(TEXT | first {calls})")
+        Ok(match (self.answer, calls) {
+            (_, Some(calls)) if self.calls.must => calls.all,
+            (Answer::Text, None) => {
+                self.text(grammar);
+                "TEXT".to_owned()
+            }
+            (Answer::Text, Some(calls)) => {
+                self.text(grammar);
+                if llama {
+                    format!("(TEXT | {})", calls.all)
                 } else if self.is_control(CALL_OPEN) {
-                    format!("(TEXT | TEXT {CALL_OPEN} call {calls})")
+                    format!("(TEXT | TEXT {CALL_OPEN} {})", calls.behind_marker)
                 } else {
                     let lead = format!("{} {}", self.unlike_thinking(ANY), quoted(CALL_OPEN));
-                    lark.rule("lead[lazy]", &lead);
-                    format!("(TEXT | lead call {calls})")
+                    grammar.rule("lead[lazy]", &lead);
+                    format!("(TEXT | lead {})", calls.behind_marker)
                 }
             }
-            // An answer and a call that both begin with a brace have to be one schema.
-            Answer::Object | Answer::Schema(_) if offers && llama => {
+            // An answer and a call that both begin with a brace have to be one schema, so what
+            // is no JSON cannot be called here.
+            (Answer::Object | Answer::Schema(_), Some(_)) if llama => {
                 let mut either = vec![self.answer_schema()?];
-                for &i in self.calls.offered {
-                    let name = &self.calls.tools.offered[i].name.qualified();
-                    let key = self.manner.style.arguments_key();
-                    either.push(self.arguments_schema(i)?.into_call(name, key));
+                for tool in self.calls.tools {
+                    if let ToolKind::Function { parameters, strict } = &tool.kind {
+                        let arguments =
+                            self.arguments_schema(tool, parameters.as_ref(), *strict)?;
+                        let key = self.manner.style.arguments_key();
+                        either.push(arguments.into_call(&tool.name.qualified(), key));
+                    }
                 }
-                lark.rule("answer", &Schema::any_of(either).lark());
+                grammar.rule("answer", &Schema::any_of(either).lark());
                 "answer".to_owned()
             }
-            Answer::Object | Answer::Schema(_) => {
-                lark.rule("answer", &self.answer_schema()?.lark());
-                if offers {
-                    format!("(answer | first {calls})")
-                } else {
-                    "answer".to_owned()
+            (Answer::Object | Answer::Schema(_), calls) => {
+                grammar.rule("answer", &self.answer_schema()?.lark());
+                match calls {
+                    Some(calls) => format!("(answer | {})", calls.all),
+                    None => "answer".to_owned(),
                 }
             }
         })
     }
 
-    /// Writes the rules `first` and `call`, and gives what may stand behind either.
-    ///
-    /// `call` begins behind its opening marker; `first` begins with that, or with what the
-    /// prompt left of it.
-    fn calls(&self, lark: &mut Lark) -> Result<String, Refusal> {
-        if self.calls.offered.is_empty() {
-            return Ok(String::new());
-        }
+    /// Writes the rules of the calls: `first` begins with a call's opening marker, or with what
+    /// the prompt left of it, and `call` behind that marker. What goes on to the end of the turn
+    /// can only be its last call.
+    fn calls(&self, grammar: &mut Grammar) -> Result<Option<CallRules>, Refusal> {
         let style = &self.manner.style;
         let (open, inside, close) = match style {
             CallStyle::Hermes { inside, .. } => (
@@ -157,41 +180,110 @@ impl Grammar<'_> {
             CallStyle::Llama { tag: true } => format!("{PYTHON_TAG}?"),
             _ => String::new(),
         };
-        let (mut first, mut call) = (Vec::new(), Vec::new());
-        for &i in self.calls.offered {
-            let name = serde_json::json!(&*self.calls.tools.offered[i].name.qualified());
-            let key = style.arguments_key();
-            let head = format!("{}{{\"name\": {name}, \"{key}\": ", inside[0]);
-            let arguments = format!("arguments_{i}");
-            lark.rule(&arguments, &self.arguments_schema(i)?.lark());
-            let tail = quoted(&format!("}}{}", inside[1]));
-            call.push(format!("{} {arguments} {tail} {close}", quoted(&head)));
-            first.push(if self.opening.is_empty() {
-                let head = quoted(&head);
-                format!("{tag} {open} {head} {arguments} {tail} {close}")
+        let key = style.arguments_key();
+        let (mut closed, mut ending) = (Alternatives::default(), Alternatives::default());
+        for (i, tool) in self.calls.tools.iter().enumerate() {
+            let name = serde_json::json!(&*tool.name.qualified());
+            let (head, rest) = match &tool.kind {
+                ToolKind::Function { parameters, strict } => {
+                    let arguments = format!("arguments_{i}");
+                    let schema = self.arguments_schema(tool, parameters.as_ref(), *strict)?;
+                    grammar.rule(&arguments, &schema.lark());
+                    let tail = quoted(&format!("}}{}", inside[1]));
+                    (
+                        format!("{}{{\"name\": {name}, \"{key}\": ", inside[0]),
+                        format!("{arguments} {tail} {close}"),
+                    )
+                }
+                ToolKind::Custom(format) => (
+                    format!("{}{{\"name\": {name}}}\n", inside[0]),
+                    self.input(i, tool, format, grammar)?,
+                ),
+            };
+            let alternatives = match self.manner.takes(tool) {
+                Takes::Arguments | Takes::Input => &mut closed,
+                Takes::InputToTheEnd => &mut ending,
+            };
+            alternatives.call.push(format!("{} {rest}", quoted(&head)));
+            alternatives.first.push(if self.opening.is_empty() {
+                format!("{tag} {open} {} {rest}", quoted(&head))
             } else {
                 let head = format!("{}{head}", style.before_call().trim_end());
                 let left = head.strip_prefix(self.opening).unwrap_or(&head);
-                format!("{} {arguments} {tail} {close}", quoted(left))
+                format!("{} {rest}", quoted(left))
             });
         }
-        lark.rule("first", &first.join(" | "));
-        lark.rule("call", &call.join(" | "));
-        if self.calls.most <= 1 {
-            return Ok(String::new());
+        if closed.call.is_empty() && ending.call.is_empty() {
+            return Ok(None);
         }
         let between = match style.between_calls() {
             "" => String::new(),
             between => quoted(between),
         };
-        Ok(format!(
-            "({between} {open} call){{0,{}}}",
-            self.calls.most - 1
-        ))
+        let most = self.calls.most;
+        let more = match (most > 1, ending.call.is_empty()) {
+            (false, _) => String::new(),
+            (true, true) => format!("({between} {open} call){{0,{}}}", most - 1),
+            (true, false) => format!(
+                "({between} {open} call){{0,{}}} ({between} {open} (call | call_to_the_end))?",
+                most - 2
+            ),
+        };
+        let mut rules = Vec::new();
+        if !closed.call.is_empty() {
+            grammar.rule("first", &closed.first.join(" | "));
+            grammar.rule("call", &closed.call.join(" | "));
+            rules.push((format!("first {more}"), format!("call {more}")));
+        }
+        if !ending.call.is_empty() {
+            grammar.rule("first_to_the_end", &ending.first.join(" | "));
+            grammar.rule("call_to_the_end", &ending.call.join(" | "));
+            rules.push(("first_to_the_end".to_owned(), "call_to_the_end".to_owned()));
+        }
+        let (all, behind_marker): (Vec<String>, Vec<String>) = rules.into_iter().unzip();
+        Ok(Some(CallRules {
+            all: format!("({})", all.join(" | ")),
+            behind_marker: format!("({})", behind_marker.join(" | ")),
+        }))
+    }
+
+    /// The input of tool `i`, a custom one, up to and including what closes the call.
+    fn input(
+        &self,
+        i: usize,
+        tool: &Tool,
+        format: &CustomFormat,
+        grammar: &mut Grammar,
+    ) -> Result<String, Refusal> {
+        let terminal = match input(tool, format, self.manner.bounds)? {
+            Input::Nested(lark) => {
+                let name = format!("input_{i}");
+                let reference = format!("@{name}");
+                grammar.nested.push(Nested { name, lark });
+                return Ok(reference);
+            }
+            Input::Terminal(terminal) => terminal,
+        };
+        Ok(match self.manner.takes(tool) {
+            Takes::Arguments | Takes::InputToTheEnd => {
+                grammar.rule(&format!("INPUT_{i}"), &terminal);
+                format!("INPUT_{i}")
+            }
+            Takes::Input if self.is_control(CALL_CLOSE) => {
+                grammar.rule(&format!("INPUT_{i}"), &without(&terminal, CALL_CLOSE));
+                format!("INPUT_{i} {CALL_CLOSE}")
+            }
+            Takes::Input => {
+                let close = quoted(&format!("{}{CALL_CLOSE}", self.manner.before_close()));
+                let input = format!("({}) {close}", without(&terminal, CALL_CLOSE));
+                grammar.rule(&format!("input_{i}[lazy]"), &input);
+                format!("input_{i}")
+            }
+        })
     }
 
     /// The terminal `TEXT`: whatever is neither a call nor reasoning.
-    fn text(&self, lark: &mut Lark) {
+    fn text(&self, grammar: &mut Grammar) {
         let mut text = self.unlike_thinking(ANY);
         match self.manner.style {
             CallStyle::Hermes { .. } => text = without(&text, CALL_OPEN),
@@ -199,7 +291,7 @@ impl Grammar<'_> {
                 let _ = write!(text, r#" & ~(/\s*\{{\s*"name"\s*:(.|\n)*/)"#);
             }
         }
-        lark.rule("TEXT", &text);
+        grammar.rule("TEXT", &text);
     }
 
     fn unlike_thinking(&self, text: &str) -> String {
@@ -222,8 +314,13 @@ impl Grammar<'_> {
         self.manner.control_markers.contains(&marker)
     }
 
-    fn arguments_schema(&self, i: usize) -> Result<Schema, Refusal> {
-        arguments_schema(self.calls.tools, i, self.manner.bounds)
+    fn arguments_schema(
+        &self,
+        tool: &Tool,
+        parameters: Option<&Bytes>,
+        strict: bool,
+    ) -> Result<Schema, Refusal> {
+        arguments_schema(tool, parameters, strict, self.manner.bounds)
     }
 
     fn answer_schema(&self) -> Result<Schema, Refusal> {
@@ -231,35 +328,99 @@ impl Grammar<'_> {
     }
 }
 
-/// Which part of a request a compiler of grammars refuses, after it refused the whole.
-pub(crate) fn blame(
-    tools: &Tools,
+#[derive(Default)]
+struct Alternatives {
+    first: Vec<String>,
+    call: Vec<String>,
+}
+
+/// A part of a request that a compiler of grammars may refuse.
+struct Part {
+    /// A rule for it alone.
+    rule: String,
+    nested: Option<String>,
+    param: String,
+    refusal: fn(&str, &str) -> Refusal,
+}
+
+/// Which part of a request a compiler of grammars refuses, after it refused the whole. Costs
+/// about as much as compiling the whole twice, however many parts there are.
+pub(crate) fn blame<'a>(
+    tools: impl Iterator<Item = &'a Tool>,
     answer: Answer<'_>,
     bounds: Bounds,
-    compile: impl Fn(&str) -> Result<(), String>,
+    compile: impl Fn(&Grammar) -> Result<(), String>,
 ) -> Refusal {
-    let refused = |schema: Schema, param: &str| {
-        let error = compile(&format!("start: {}\n", schema.lark())).err()?;
-        Some(invalid_schema(param, reason(&error)))
-    };
-    let alone = || {
-        for i in (0..tools.offered.len()).filter(|&i| tools.offered[i].is_function()) {
-            let schema = arguments_schema(tools, i, bounds)?;
-            if let Some(refusal) = refused(schema, &parameters_of(&tools.offered[i])) {
-                return Err(refusal);
+    let parts = tools.map(|tool| {
+        Ok(match &tool.kind {
+            ToolKind::Function { parameters, strict } => Part {
+                rule: arguments_schema(tool, parameters.as_ref(), *strict, bounds)?.lark(),
+                nested: None,
+                param: parameters_of(tool),
+                refusal: |param, error| invalid_schema(param, reason(error)),
+            },
+            ToolKind::Custom(format) => {
+                let (rule, nested) = match input(tool, format, bounds)? {
+                    Input::Terminal(terminal) => (terminal, None),
+                    Input::Nested(lark) => (String::new(), Some(lark)),
+                };
+                Part {
+                    rule,
+                    nested,
+                    param: definition_of(tool),
+                    refusal: |param, error| invalid_grammar(param, &custom::reason(error)),
+                }
             }
-        }
-        match refused(answer_schema(answer, bounds)?, FORMAT_SCHEMA) {
-            Some(refusal) => Err(refusal),
-            None => Ok(()),
-        }
-    };
-    alone().err().unwrap_or_else(|| Refusal {
+        })
+    });
+    let answer = answer_schema(answer, bounds).map(|schema| Part {
+        rule: schema.lark(),
+        nested: None,
+        param: FORMAT_SCHEMA.to_owned(),
+        refusal: |param, error| invalid_schema(param, reason(error)),
+    });
+    let parts: Result<Vec<Part>, Refusal> = parts.chain([answer]).collect();
+    let found = parts.map(|parts| find_refused(&parts, &compile));
+    found.unwrap_or_else(Some).unwrap_or_else(|| Refusal {
         kind: EngineFailureKind::Invalid,
         message: "The schemas of the tools and of the output format are too large together."
             .to_owned(),
         param: Some("tools".to_owned()),
     })
+}
+
+/// The first of the parts that is refused by itself, found by halving.
+fn find_refused(
+    parts: &[Part],
+    compile: &impl Fn(&Grammar) -> Result<(), String>,
+) -> Option<Refusal> {
+    let mut grammar = Grammar::default();
+    let mut names = Vec::new();
+    for (i, part) in parts.iter().enumerate() {
+        match &part.nested {
+            Some(lark) => {
+                let name = format!("part_{i}");
+                names.push(format!("@{name}"));
+                let lark = lark.clone();
+                grammar.nested.push(Nested { name, lark });
+            }
+            None => {
+                let name = format!("part_{i}");
+                grammar.rule(&name, &part.rule);
+                names.push(name);
+            }
+        }
+    }
+    grammar.rule("start", &names.join(" | "));
+    let error = compile(&grammar).err()?;
+    match parts {
+        [] => None,
+        [part] => Some((part.refusal)(&part.param, &error)),
+        parts => {
+            let (left, right) = parts.split_at(parts.len() / 2);
+            find_refused(left, compile).or_else(|| find_refused(right, compile))
+        }
+    }
 }
 
 /// What llguidance says is wrong, without where in a grammar the client never saw.
@@ -274,19 +435,24 @@ fn parameters_of(tool: &Tool) -> String {
     format!("{}.parameters", tool.path)
 }
 
+fn definition_of(tool: &Tool) -> String {
+    format!("{}.format.definition", tool.path)
+}
+
 const FORMAT_SCHEMA: &str = "text.format.schema";
 
-fn arguments_schema(tools: &Tools, i: usize, bounds: Bounds) -> Result<Schema, Refusal> {
-    let tool = &tools.offered[i];
-    let ToolKind::Function { parameters, strict } = &tool.kind else {
-        return Ok(Schema::any_object(bounds));
-    };
+fn arguments_schema(
+    tool: &Tool,
+    parameters: Option<&Bytes>,
+    strict: bool,
+    bounds: Bounds,
+) -> Result<Schema, Refusal> {
     let schema = match parameters {
         Some(parameters) => Schema::parse_arguments(parameters, bounds)
             .map_err(|error| invalid_schema(&parameters_of(tool), &error))?,
         None => Schema::any_object(bounds),
     };
-    Ok(if *strict { schema } else { schema.lenient() })
+    Ok(if strict { schema } else { schema.lenient() })
 }
 
 fn answer_schema(answer: Answer<'_>, bounds: Bounds) -> Result<Schema, Refusal> {
@@ -298,10 +464,39 @@ fn answer_schema(answer: Answer<'_>, bounds: Bounds) -> Result<Schema, Refusal> 
     }
 }
 
+/// What the input of a custom tool is held to.
+enum Input {
+    Terminal(String),
+    /// A grammar of its own.
+    Nested(String),
+}
+
+fn input(tool: &Tool, format: &CustomFormat, bounds: Bounds) -> Result<Input, Refusal> {
+    let input = match format {
+        CustomFormat::Text => Ok(Input::Terminal(format!(
+            r"/(.|\n){{1,{}}}/",
+            bounds.string_chars
+        ))),
+        CustomFormat::Regex(regex) => custom::terminal(regex).map(Input::Terminal),
+        CustomFormat::Lark(lark) => {
+            custom::check_lark(lark).map(|()| Input::Nested(lark.to_string()))
+        }
+    };
+    input.map_err(|error| invalid_grammar(&definition_of(tool), &error))
+}
+
 fn invalid_schema(param: &str, why: &str) -> Refusal {
+    invalid("schema", param, why)
+}
+
+fn invalid_grammar(param: &str, why: &str) -> Refusal {
+    invalid("grammar", param, why)
+}
+
+fn invalid(what: &str, param: &str, why: &str) -> Refusal {
     Refusal {
         kind: EngineFailureKind::Invalid,
-        message: format!("Invalid schema in {param}: {why}"),
+        message: format!("Invalid {what} in {param}: {why}"),
         param: Some(param.to_owned()),
     }
 }
@@ -317,13 +512,9 @@ fn without(text: &str, marker: &str) -> String {
     format!("({text}) & ~({ANY} {} {ANY})", quoted(marker))
 }
 
-/// A grammar being written.
-#[derive(Default)]
-struct Lark(String);
-
-impl Lark {
+impl Grammar {
     fn rule(&mut self, name: &str, body: &str) {
-        let _ = writeln!(self.0, "{name}: {body}");
+        let _ = writeln!(self.lark, "{name}: {body}");
     }
 }
 

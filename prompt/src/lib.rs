@@ -6,9 +6,8 @@
 //! model: text in, text out, so every engine that takes raw tokens can use it.
 //!
 //! An engine makes one [`format::ChatFormat`] per model. For a turn it tokenises the head and
-//! the segment behind the recorded ones, samples under the plan's grammar (compiled with
-//! `TopLevelGrammar::from_lark`; if that fails, [`format::ChatFormat::blame`] says whose fault
-//! it is), and pushes the bytes of every token but the one that ends the turn into the plan's
+//! the segment behind the recorded ones, samples under the plan's grammar (if that cannot be
+//! compiled, [`format::ChatFormat::blame`] says whose fault it is), and pushes the bytes of every token but the one that ends the turn into the plan's
 //! parser. Of control tokens it pushes the text only of [`format::MARKERS`], and nothing of
 //! the others.
 
@@ -43,8 +42,8 @@ pub struct Plan {
     /// Text after the generation prompt that the model does not get to choose (the marker of
     /// a forced call, say). Part of the prompt, not of the output; the parser knows of it.
     pub opening: String,
-    /// A Lark grammar for llguidance that the output obeys, or none for free text.
-    pub grammar: Option<String>,
+    /// What the output obeys, or none for free text.
+    pub grammar: Option<grammar::Grammar>,
     pub parser: parser::OutputParser,
 }
 

@@ -5,7 +5,7 @@
 //!   Gap ── <think> ──▶ Reasoning                       ▼
 //!    │ ▲◀──────────────────────────────────────────── (Gap)
 //!    │ └────────────────── </tool_call> ─────────┐
-//!    ├── <tool_call> ──▶ Header ── name ──▶ Arguments ──▶ Tail
+//!    ├── <tool_call> ──▶ Header ── name ──▶ Arguments ──▶ Tail  (or Input)
 //!    │                     ▲  │
 //!    │          <tool_call>│  │ malformed
 //!    │                     │  ▼
@@ -49,9 +49,31 @@ pub(crate) struct Syntax {
     /// Calls are bare JSON at the start of the output, rather than between markers anywhere.
     pub llama: bool,
     pub arguments_key: &'static str,
-    /// The functions that may be called; the call of any other is text.
-    pub names: Arc<[ToolName]>,
+    /// What stands between the input of a custom tool and the marker behind it.
+    pub before_close: String,
+    /// The tools that may be called; the call of any other is text.
+    pub tools: Arc<[Callable]>,
     pub reasoning: Reasoning,
+}
+
+/// A tool as the model calls it.
+#[derive(Debug)]
+pub(crate) struct Callable {
+    pub name: ToolName,
+    /// Its name in the output.
+    pub word: Arc<str>,
+    pub takes: Takes,
+}
+
+/// What a call gives its tool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// A JSON object.
+    Arguments,
+    /// Any text without the marker that closes the call.
+    Input,
+    /// Any text at all: it goes on to the end of the turn.
+    InputToTheEnd,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +96,10 @@ enum State {
     },
     /// Behind the arguments, up to and including the closing marker.
     Tail,
+    /// What a custom tool is given, up to and including the closing marker if there is one.
+    Input {
+        to_the_end: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +133,8 @@ impl OutputParser {
         Self::new(Syntax {
             llama: false,
             arguments_key: "arguments",
-            names: Arc::new([]),
+            before_close: String::new(),
+            tools: Arc::new([]),
             reasoning: Reasoning::Never,
         })
     }
@@ -154,7 +181,7 @@ impl OutputParser {
         match self.state {
             State::Reasoning => Inside::Reasoning,
             State::Text if self.open => Inside::Message,
-            State::Arguments { .. } | State::Tail => Inside::Call,
+            State::Arguments { .. } | State::Tail | State::Input { .. } => Inside::Call,
             State::Gap(_) | State::Text | State::Header { .. } | State::Whole { .. } => {
                 Inside::Nothing
             }
@@ -178,11 +205,15 @@ impl OutputParser {
             while self.step(true, out) {}
             match self.state {
                 // A call without its end is not complete, whoever ended it.
-                State::Arguments { .. } => return,
+                State::Arguments { .. } | State::Input { to_the_end: false } => return,
                 // Half a call that was cut is neither a call nor text.
                 State::Header { .. } | State::Whole { .. } if !complete => return,
                 State::Header { lead } | State::Whole { lead } => self.give_up_call(lead, out),
-                State::Gap(_) | State::Reasoning | State::Text | State::Tail => break,
+                State::Gap(_)
+                | State::Reasoning
+                | State::Text
+                | State::Tail
+                | State::Input { to_the_end: true } => break,
             }
         }
         if complete {
@@ -200,6 +231,7 @@ impl OutputParser {
             State::Whole { lead } => self.whole(lead, out),
             State::Arguments { depth, string } => self.arguments(depth, string, out),
             State::Tail => self.tail(out),
+            State::Input { to_the_end } => self.input(to_the_end, last, out),
         }
     }
 
@@ -258,7 +290,7 @@ impl OutputParser {
     }
 
     fn reads_calls(&self) -> bool {
-        !self.syntax.names.is_empty()
+        !self.syntax.tools.is_empty()
     }
 
     fn reasoning(&mut self, last: bool, out: &mut Vec<EngineOutput>) -> bool {
@@ -337,22 +369,36 @@ impl OutputParser {
 
     fn header(&mut self, lead: usize, out: &mut Vec<EngineOutput>) -> bool {
         let bytes = &self.tape.bytes()[lead..];
-        match header::read(bytes, self.syntax.arguments_key) {
+        let begins = match header::read(bytes, self.syntax.arguments_key) {
             Header::Partial => return false,
-            Header::Complete { name, arguments } => {
-                if let Some(tool) = self.declared(&name) {
-                    self.tape.skip(lead + arguments);
-                    self.start_item(ItemStart::FunctionCall { tool }, out);
-                    self.state = State::Arguments {
+            Header::Function { name, arguments } => self
+                .declared(&name, |takes| takes == Takes::Arguments)
+                .map(|(tool, _)| {
+                    let state = State::Arguments {
                         depth: 0,
                         string: StringState::Outside,
                     };
-                } else {
-                    self.give_up_call(lead, out);
-                }
+                    (arguments, ItemStart::FunctionCall { tool }, state)
+                })
+                .ok_or(true),
+            Header::Custom { name, input } => self
+                .declared(&name, |takes| takes != Takes::Arguments)
+                .map(|(tool, takes)| {
+                    let to_the_end = takes == Takes::InputToTheEnd;
+                    let start = ItemStart::CustomToolCall { tool };
+                    (input, start, State::Input { to_the_end })
+                })
+                .ok_or(false),
+            Header::Malformed => Err(false),
+        };
+        match begins {
+            Ok((behind, start, state)) => {
+                self.tape.skip(lead + behind);
+                self.start_item(start, out);
+                self.state = state;
             }
-            Header::Malformed if self.syntax.llama => self.give_up_call(lead, out),
-            Header::Malformed => self.state = State::Whole { lead },
+            Err(well_formed) if well_formed || self.syntax.llama => self.give_up_call(lead, out),
+            Err(_) => self.state = State::Whole { lead },
         }
         true
     }
@@ -366,8 +412,12 @@ impl OutputParser {
             self.give_up_call(lead, out);
             return true;
         };
-        let call = header::read_whole(&bytes[..length], self.syntax.arguments_key)
-            .and_then(|(name, arguments)| Some((self.declared(&name)?, arguments)));
+        let call = header::read_whole(&bytes[..length], self.syntax.arguments_key).and_then(
+            |(name, text)| {
+                let (tool, _) = self.declared(&name, |takes| takes == Takes::Arguments)?;
+                Some((tool, text))
+            },
+        );
         if let Some((tool, text)) = call {
             self.tape.skip(lead + length + CALL_CLOSE.len());
             self.start_item(ItemStart::FunctionCall { tool }, out);
@@ -380,9 +430,11 @@ impl OutputParser {
         true
     }
 
-    fn declared(&self, name: &str) -> Option<ToolName> {
-        let mut names = self.syntax.names.iter();
-        names.find(|tool| *tool.qualified() == *name).cloned()
+    /// The tool that the model calls by this word, if it takes what it is given.
+    fn declared(&self, word: &str, fits: impl Fn(Takes) -> bool) -> Option<(ToolName, Takes)> {
+        let mut tools = self.syntax.tools.iter();
+        let tool = tools.find(|tool| *tool.word == *word && fits(tool.takes))?;
+        Some((tool.name.clone(), tool.takes))
     }
 
     /// What looked like a call is text up to where the call seemed to begin.
@@ -450,6 +502,35 @@ impl OutputParser {
             return false;
         }
         self.tape.skip(at);
+        self.end_item(out);
+        self.state = State::Gap(Gap::AfterCall);
+        true
+    }
+
+    fn input(&mut self, to_the_end: bool, last: bool, out: &mut Vec<EngineOutput>) -> bool {
+        let bytes = self.tape.bytes();
+        let close = match to_the_end {
+            true => None,
+            false => find(bytes, CALL_CLOSE),
+        };
+        let length = match close {
+            Some(at) => {
+                let input = &bytes[..at];
+                let before = self.syntax.before_close.as_bytes();
+                input.strip_suffix(before).unwrap_or(input).len()
+            }
+            None if to_the_end || last => bytes.len(),
+            None => without_partial(bytes, CALL_CLOSE),
+        };
+        let (text, _) = self.tape.take(length, last || close.is_some());
+        let said = !text.is_empty();
+        if said {
+            out.push(EngineOutput::InputDelta { text });
+        }
+        let Some(at) = close else {
+            return said;
+        };
+        self.tape.skip(at - length + CALL_CLOSE.len());
         self.end_item(out);
         self.state = State::Gap(Gap::AfterCall);
         true

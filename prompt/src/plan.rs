@@ -1,11 +1,11 @@
 //! From a turn's choice of tools and output format to what the model is held to.
 
 use turnwire_protocol::engine::{EngineFailureKind, TextFormat, TurnRequest};
-use turnwire_protocol::tool::{Tool, ToolChoice};
+use turnwire_protocol::tool::{CustomFormat, Tool, ToolChoice, ToolKind};
 
-use crate::format::CallStyle;
-use crate::grammar::{Answer, Calls, Grammar};
-use crate::parser::{OutputParser, Syntax};
+use crate::format::{CALL_CLOSE, CallStyle};
+use crate::grammar::{Answer, Calls, Form};
+use crate::parser::{Callable, OutputParser, Syntax, Takes};
 use crate::{Bounds, Plan, Refusal};
 
 /// Whether and how a turn may begin with reasoning.
@@ -30,31 +30,27 @@ pub(crate) struct Manner {
 }
 
 pub(crate) fn plan(request: &TurnRequest, manner: &Manner) -> Result<Plan, Refusal> {
-    let tools = &request.tools.offered;
-    let allowed = |tool: &Tool| match &request.tool_choice {
+    let allowed = |tool: &&Tool| match &request.tool_choice {
         ToolChoice::None => false,
         ToolChoice::Auto | ToolChoice::Required => true,
         ToolChoice::Tool(chosen) => tool.name == *chosen,
         ToolChoice::Allowed { names, .. } => names.contains(&tool.name),
     };
-    let offered: Vec<usize> = (0..tools.len())
-        .filter(|&i| tools[i].is_function() && allowed(&tools[i]))
-        .collect();
+    let tools: Vec<&Tool> = offered(request).filter(allowed).collect();
     let must_call = matches!(
         request.tool_choice,
         ToolChoice::Required | ToolChoice::Tool(_) | ToolChoice::Allowed { required: true, .. }
     );
-    if must_call && offered.is_empty() {
+    if must_call && tools.is_empty() {
         return Err(Refusal {
             kind: EngineFailureKind::Invalid,
-            message: "tool_choice asks for a call, but names no function in tools.".to_owned(),
+            message: "tool_choice asks for a call, but names none of the tools.".to_owned(),
             param: Some("tool_choice".to_owned()),
         });
     }
 
     let calls = Calls {
-        tools: &request.tools,
-        offered: &offered,
+        tools: &tools,
         must: must_call,
         most: match request.tool_choice {
             ToolChoice::Tool(_) => 1,
@@ -66,18 +62,24 @@ pub(crate) fn plan(request: &TurnRequest, manner: &Manner) -> Result<Plan, Refus
         Reasoning::Never if must_call => opening(&calls, &manner.style),
         _ => String::new(),
     };
-    let grammar = Grammar {
+    let grammar = Form {
         manner,
+        knows_tools: offered(request).next().is_some(),
         calls: &calls,
         answer: answer(&request.format),
         opening: &opening,
     }
-    .lark()?;
-    let names = offered.iter().map(|&i| tools[i].name.clone()).collect();
+    .grammar()?;
+    let callable = |tool: &&Tool| Callable {
+        name: tool.name.clone(),
+        word: tool.name.qualified(),
+        takes: manner.takes(tool),
+    };
     let syntax = Syntax {
         llama: matches!(manner.style, CallStyle::Llama { .. }),
         arguments_key: manner.style.arguments_key(),
-        names,
+        before_close: manner.before_close(),
+        tools: tools.iter().map(callable).collect(),
         reasoning: manner.reasoning,
     };
     let mut parser = OutputParser::new(syntax);
@@ -87,6 +89,34 @@ pub(crate) fn plan(request: &TurnRequest, manner: &Manner) -> Result<Plan, Refus
         grammar,
         parser,
     })
+}
+
+/// The tools that the model knows of in this turn.
+pub(crate) fn offered(request: &TurnRequest) -> impl Iterator<Item = &Tool> {
+    request.tools.offered.iter()
+}
+
+impl Manner {
+    pub(crate) fn takes(&self, tool: &Tool) -> Takes {
+        match (&tool.kind, &self.style) {
+            (ToolKind::Function { .. }, _) => Takes::Arguments,
+            // Nothing closes a call here, and what a client's rules may write can hold any marker.
+            (ToolKind::Custom(_), CallStyle::Llama { .. })
+            | (ToolKind::Custom(CustomFormat::Lark(_)), _) => Takes::InputToTheEnd,
+            (ToolKind::Custom(CustomFormat::Text | CustomFormat::Regex(_)), _) => Takes::Input,
+        }
+    }
+
+    /// What stands between the input of a custom tool and the marker that closes the call. A
+    /// marker that is a control token needs nothing: it ends any text.
+    pub(crate) fn before_close(&self) -> String {
+        match &self.style {
+            CallStyle::Hermes { inside, .. } if !self.control_markers.contains(&CALL_CLOSE) => {
+                inside[1].clone()
+            }
+            _ => String::new(),
+        }
+    }
 }
 
 pub(crate) fn answer(format: &TextFormat) -> Answer<'_> {
@@ -101,10 +131,15 @@ pub(crate) fn answer(format: &TextFormat) -> Answer<'_> {
 /// tokenizer would want to join with what follows.
 fn opening(calls: &Calls<'_>, style: &CallStyle) -> String {
     let call = format!("{}{{\"name\":", style.before_call());
-    match calls.offered {
+    match calls.tools {
         [only] => {
-            let name = serde_json::json!(&*calls.tools.offered[*only].name.qualified());
-            format!("{call} {name}, \"{}\":", style.arguments_key())
+            let name = serde_json::json!(&*only.name.qualified());
+            match only.kind {
+                ToolKind::Function { .. } => {
+                    format!("{call} {name}, \"{}\":", style.arguments_key())
+                }
+                ToolKind::Custom(_) => format!("{call} {name}}}"),
+            }
         }
         _ => call,
     }

@@ -5,28 +5,40 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use turnwire_prompt::SpecialTokens;
-use turnwire_prompt::format::ChatFormat;
-use turnwire_prompt::parser::OutputParser;
+use turnwire_prompt::format::{ChatFormat, REASONING_END};
+use turnwire_prompt::parser::{Inside, OutputParser};
 use turnwire_protocol::engine::{EngineOutput, ItemStart, TokenLogprob, TurnRequest};
 use turnwire_protocol::id::ResponseId;
-use turnwire_protocol::tool::{Tool, ToolChoice, Tools};
+use turnwire_protocol::tool::{CustomFormat, Tool, ToolChoice, ToolKind, Tools};
 
 const QWEN2: &str = include_str!("templates/qwen2.jinja");
 const QWEN3: &str = include_str!("templates/qwen3.jinja");
 const LLAMA3: &str = include_str!("templates/llama3.jinja");
 const DEEPSEEK: &str = include_str!("templates/deepseek.jinja");
 
-/// The parser for a turn that may call `f` and `g`.
+/// The parser for a turn that may call the functions `f` and `g`, and the custom tools `text` and
+/// `rules`.
 fn parser(template: &str, tool_choice: ToolChoice) -> OutputParser {
     let tokens = SpecialTokens {
         end_of_turn: "<|end|>".to_owned(),
         ..SpecialTokens::default()
     };
     let tool = |name: &str| Tool::function(name, None);
+    let custom = |name: &str, format| Tool {
+        kind: ToolKind::Custom(format),
+        ..tool(name)
+    };
+    let rules = CustomFormat::Lark("start: /(.|\\n)*/".into());
     let request = TurnRequest {
         tools: Tools {
             raw: Bytes::from_static(b"[]"),
-            offered: vec![tool("f"), tool("g")].into(),
+            offered: vec![
+                tool("f"),
+                tool("g"),
+                custom("text", CustomFormat::Text),
+                custom("rules", rules),
+            ]
+            .into(),
         },
         tool_choice,
         temperature: 0.0,
@@ -47,6 +59,11 @@ fn items(mut parser: OutputParser, pieces: &[&[u8]], complete: bool) -> Vec<Stri
         parser.push(piece, None, &mut out);
     }
     parser.finish(complete, &mut out);
+    lines(out)
+}
+
+/// Each item as one line.
+fn lines(out: Vec<EngineOutput>) -> Vec<String> {
     let mut items: Vec<String> = Vec::new();
     let mut open = false;
     for output in out {
@@ -422,4 +439,99 @@ proptest! {
             prop_assert_eq!(whole(OutputParser::plain(), text), vec![format!("message {text}")]);
         }
     }
+}
+
+#[test]
+fn the_input_of_a_custom_tool_is_taken_as_it_is() {
+    let call = "<tool_call>\n{\"name\": \"text\"}\n  a \"<tool_call>\" {\n\n\n</tool_call>";
+    let text = "custom text   a \"<tool_call>\" {\n\n";
+    assert_eq!(whole(auto(QWEN2), call), [text]);
+    let more = format!(
+        "Well.\n{call}\n<tool_call>\n{{\"name\": \"f\", \"arguments\": {{}}}}\n</tool_call>"
+    );
+    assert_eq!(
+        whole(auto(QWEN2), &more),
+        ["message Well.", text, "call f {}"]
+    );
+    // Without its end it is not complete.
+    assert_eq!(
+        whole(auto(QWEN2), &call[..call.len() - 1]),
+        [format!("{text}\n</tool_call…")]
+    );
+    // What obeys a client's own rules ends with the turn.
+    let rules = "<tool_call>\n{\"name\": \"rules\"}\n</tool_call>\nx\n";
+    assert_eq!(
+        whole(auto(QWEN2), rules),
+        ["custom rules </tool_call>\nx\n"]
+    );
+    assert_eq!(cut(auto(QWEN2), rules), ["custom rules </tool_call>\nx\n…"]);
+    assert_eq!(
+        whole(auto(LLAMA3), "{\"name\": \"text\"}\nx </tool_call>"),
+        ["custom text x </tool_call>"]
+    );
+    // A function is given no text, and a custom tool no arguments.
+    for no_call in [
+        "<tool_call>\n{\"name\": \"f\"}\nx\n</tool_call>",
+        "<tool_call>\n{\"name\": \"text\", \"arguments\": {}}\n</tool_call>",
+    ] {
+        assert_eq!(whole(auto(QWEN2), no_call), [format!("message {no_call}")]);
+    }
+}
+
+#[test]
+fn a_forced_custom_call_is_read_from_its_opening_on() {
+    let parser = |name: &str| parser(QWEN2, ToolChoice::Tool(name.into()));
+    assert_eq!(
+        whole(parser("text"), "\nx\n</tool_call>"),
+        ["custom text x"]
+    );
+    assert_eq!(whole(parser("rules"), "\nx\n"), ["custom rules x\n"]);
+}
+
+#[test]
+fn an_output_can_be_stopped_between_two_items() {
+    let call = "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>";
+    for (said, inside, held, expected) in [
+        ("", Inside::Nothing, 0, vec![]),
+        ("Hello. ", Inside::Message, 1, vec!["message Hello."]),
+        (
+            "Hello.\n<tool_call>\n{\"na",
+            Inside::Nothing,
+            17,
+            vec!["message Hello."],
+        ),
+        (
+            &format!("{call}\n<tool"),
+            Inside::Nothing,
+            6,
+            vec!["call f {\"a\": 1}"],
+        ),
+    ] {
+        let mut parser = auto(QWEN2);
+        let mut out = Vec::new();
+        parser.push(said.as_bytes(), None, &mut out);
+        assert_eq!(parser.inside(), inside, "{said}");
+        assert_eq!(parser.stop(&mut out), held, "{said}");
+        assert_eq!(lines(out), expected, "{said}");
+    }
+    let inside = |template, said: &str| {
+        let mut parser = auto(template);
+        parser.push(said.as_bytes(), None, &mut Vec::new());
+        parser.inside()
+    };
+    assert_eq!(inside(QWEN2, &call[..call.len() - 20]), Inside::Call);
+    assert_eq!(
+        inside(QWEN2, "<tool_call>\n{\"name\": \"text\"}\nx"),
+        Inside::Call
+    );
+    assert_eq!(inside(QWEN3, "<think>Hm"), Inside::Reasoning);
+    assert_eq!(inside(DEEPSEEK, ""), Inside::Reasoning);
+
+    // Reasoning is closed by its marker, wherever it is.
+    let mut parser = auto(DEEPSEEK);
+    let mut out = Vec::new();
+    parser.push(b"I think th", None, &mut out);
+    parser.push(REASONING_END.as_bytes(), None, &mut out);
+    assert_eq!(parser.inside(), Inside::Nothing);
+    assert_eq!(lines(out), ["reasoning I think th"]);
 }

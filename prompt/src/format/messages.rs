@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use turnwire_protocol::engine::EngineFailureKind;
 use turnwire_protocol::item::{Item, ItemKind};
+use turnwire_protocol::tool::ToolName;
 
 use super::marks::Marks;
 use crate::Refusal;
@@ -39,6 +40,8 @@ pub(super) struct Call {
     pub name: String,
     /// An object, or a string if what the client sent is not one.
     pub arguments: Value,
+    /// What a custom tool was given; then it is the `input` of the arguments.
+    pub input: Option<String>,
 }
 
 /// The messages that `items` stand for, in order. Item `i` is `input[i]` in a refusal.
@@ -59,17 +62,31 @@ pub(super) fn from_items(items: &[&Item], marks: &Marks) -> Result<Vec<Message>,
             }
             ItemKind::FunctionCall => {
                 let call: CallItem<'_> = read(item, at)?;
-                let arguments = call.arguments.unwrap_or_default();
-                let arguments = serde_json::from_str::<Value>(&arguments)
+                let arguments = call.arguments.as_deref().unwrap_or_default();
+                let arguments = serde_json::from_str::<Value>(arguments)
                     .ok()
                     .filter(|value| value.kind() == minijinja::value::ValueKind::Map)
-                    .unwrap_or_else(|| Value::from(&*arguments));
-                add_call(&mut messages, item, &call.name, &arguments, marks);
+                    .unwrap_or_else(|| Value::from(arguments));
+                let call = Call {
+                    id: call_id(item, marks),
+                    name: marks.mark(&call.word()).into_owned(),
+                    arguments: marks.mark_value(&arguments),
+                    input: None,
+                };
+                add_call(&mut messages, call);
             }
             ItemKind::CustomToolCall => {
                 let call: CallItem<'_> = read(item, at)?;
-                let arguments = context! { input => call.input.unwrap_or_default() };
-                add_call(&mut messages, item, &call.name, &arguments, marks);
+                let input = marks
+                    .mark(call.input.as_deref().unwrap_or_default())
+                    .into_owned();
+                let call = Call {
+                    id: call_id(item, marks),
+                    name: marks.mark(&call.word()).into_owned(),
+                    arguments: context! { input => &*input },
+                    input: Some(input),
+                };
+                add_call(&mut messages, call);
             }
             ItemKind::FunctionCallOutput | ItemKind::CustomToolCallOutput => {
                 let result: OutputItem<'_> = read(item, at)?;
@@ -80,13 +97,17 @@ pub(super) fn from_items(items: &[&Item], marks: &Marks) -> Result<Vec<Message>,
                 });
             }
             ItemKind::Reasoning => {
-                let item: ReasoningItem<'_> = read(item, at)?;
-                let thoughts = if item.content.is_empty() {
-                    item.summary
-                } else {
-                    item.content
+                let reasoning: ReasoningItem<'_> = read(item, at)?;
+                // A summary is the last choice: it says less than what is sealed.
+                let thoughts = match (&*reasoning.content, item.revealed()) {
+                    ([], Some(revealed)) => vec![marks.mark(revealed)],
+                    ([], None) => reasoning
+                        .summary
+                        .iter()
+                        .map(|part| marks.mark(&part.text))
+                        .collect(),
+                    (content, _) => content.iter().map(|part| marks.mark(&part.text)).collect(),
                 };
-                let thoughts: Vec<_> = thoughts.iter().map(|part| marks.mark(&part.text)).collect();
                 if !thoughts.is_empty() {
                     messages.push(Message::Assistant {
                         reasoning: thoughts.join("\n\n"),
@@ -95,8 +116,11 @@ pub(super) fn from_items(items: &[&Item], marks: &Marks) -> Result<Vec<Message>,
                     });
                 }
             }
+            ItemKind::Compaction => {
+                let summary = item.revealed().map(|text| marks.mark(text).into_owned());
+                messages.extend(summary.map(Message::User));
+            }
             ItemKind::ItemReference
-            | ItemKind::Compaction
             | ItemKind::CompactionTrigger
             | ItemKind::AdditionalTools
             | ItemKind::ConfigurationUpdate
@@ -134,18 +158,7 @@ fn call_id(item: &Item, marks: &Marks) -> Arc<str> {
 }
 
 /// A call joins the assistant's message right before it.
-fn add_call(
-    messages: &mut Vec<Message>,
-    item: &Item,
-    name: &str,
-    arguments: &Value,
-    marks: &Marks,
-) {
-    let call = Call {
-        id: call_id(item, marks),
-        name: marks.mark(name).into_owned(),
-        arguments: marks.mark_value(arguments),
-    };
+fn add_call(messages: &mut Vec<Message>, call: Call) {
     if let Some(Message::Assistant { calls, .. }) = messages.last_mut() {
         calls.push(call);
     } else {
@@ -239,9 +252,22 @@ struct CallItem<'a> {
     #[serde(borrow)]
     name: Cow<'a, str>,
     #[serde(borrow, default)]
+    namespace: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
     arguments: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     input: Option<Cow<'a, str>>,
+}
+
+impl CallItem<'_> {
+    /// The word by which the model called the tool.
+    fn word(&self) -> Arc<str> {
+        let name = ToolName {
+            namespace: self.namespace.as_deref().map(Arc::from),
+            name: Arc::from(&*self.name),
+        };
+        name.qualified()
+    }
 }
 
 #[derive(Deserialize)]

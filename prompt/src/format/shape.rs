@@ -144,6 +144,7 @@ impl Shape {
             id: id.into(),
             name: "zqCallqz".to_owned(),
             arguments: context! {},
+            input: None,
         };
         let result = |id: &str| Message::Tool {
             call_id: id.into(),
@@ -304,6 +305,7 @@ fn render(
                 id: Arc::clone(id),
                 name: "f".to_owned(),
                 arguments: context! { a => if i == last { SENTINEL } else { "" } },
+                input: None,
             };
             vec![
                 Message::User("u".to_owned()),

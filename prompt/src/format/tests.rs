@@ -131,7 +131,7 @@ fn whole(format: &ChatFormat, messages: &str, tools: Option<&Tools>, generate: b
         .template
         .render(Conversation {
             messages: serde_json::from_str(messages).unwrap(),
-            tools: tools.map(|tools| tools::to_value(tools, &format.marks).unwrap()),
+            tools: tools.and_then(|tools| tools::to_value(tools, &format.marks).unwrap()),
             generate,
             thinking: None,
         })

@@ -1,4 +1,5 @@
-//! What stands before a call's arguments: `{"name": "f", "arguments": `.
+//! What stands before a call's arguments, `{"name": "f", "arguments": `, or before the input of a
+//! custom tool: `{"name": "f"}` and the end of the line.
 
 /// What is known about a header from what has come of it so far.
 #[derive(Debug, PartialEq, Eq)]
@@ -7,9 +8,14 @@ pub(super) enum Header {
     Partial,
     Malformed,
     /// `arguments` is where the arguments' opening brace stands.
-    Complete {
+    Function {
         name: String,
         arguments: usize,
+    },
+    /// `input` is where the input begins.
+    Custom {
+        name: String,
+        input: usize,
     },
 }
 
@@ -19,7 +25,7 @@ const LONGEST: usize = 1024;
 pub(super) fn read(bytes: &[u8], arguments_key: &str) -> Header {
     let mut scanner = Scanner { bytes, at: 0 };
     match scanner.header(arguments_key) {
-        Ok((name, arguments)) => Header::Complete { name, arguments },
+        Ok(header) => header,
         Err(Stop::End) if bytes.len() <= LONGEST => Header::Partial,
         Err(_) => Header::Malformed,
     }
@@ -51,17 +57,29 @@ struct Scanner<'a> {
 }
 
 impl Scanner<'_> {
-    fn header(&mut self, arguments_key: &str) -> Result<(String, usize), Stop> {
+    fn header(&mut self, arguments_key: &str) -> Result<Header, Stop> {
         self.token("{")?;
         self.token("\"name\"")?;
         self.token(":")?;
         let name = self.string()?;
+        self.white_space();
+        if self.bytes.get(self.at) == Some(&b'}') {
+            let input = self.at + 2;
+            return match self.bytes.get(self.at + 1) {
+                Some(b'\n') => Ok(Header::Custom { name, input }),
+                Some(_) => Err(Stop::Malformed),
+                None => Err(Stop::End),
+            };
+        }
         self.token(",")?;
         self.token(&format!("\"{arguments_key}\""))?;
         self.token(":")?;
         self.white_space();
         match self.bytes.get(self.at) {
-            Some(b'{') => Ok((name, self.at)),
+            Some(b'{') => Ok(Header::Function {
+                name,
+                arguments: self.at,
+            }),
             Some(_) => Err(Stop::Malformed),
             None => Err(Stop::End),
         }
@@ -112,7 +130,7 @@ mod tests {
         for length in 0..header.len() - 4 {
             assert_eq!(read(&header[..length], "arguments"), Header::Partial);
         }
-        let complete = Header::Complete {
+        let complete = Header::Function {
             name: "get_x".to_owned(),
             arguments: header.len() - 4,
         };
@@ -123,9 +141,14 @@ mod tests {
             r#"{"name": 3"#,
             r#"{"name": "f", "parameters""#,
             r#"{"name": "f", "arguments": ["#,
+            r#"{"name": "f"} x"#,
         ] {
             assert_eq!(read(malformed.as_bytes(), "arguments"), Header::Malformed);
         }
+        let custom = b"{\"name\": \"f\"}\n\nx";
+        assert_eq!(read(&custom[..13], "arguments"), Header::Partial);
+        let (name, input) = ("f".to_owned(), 14);
+        assert_eq!(read(custom, "arguments"), Header::Custom { name, input });
         let endless = format!("{{\"name\": \"{}", "a".repeat(2000));
         assert_eq!(read(endless.as_bytes(), "arguments"), Header::Malformed);
     }

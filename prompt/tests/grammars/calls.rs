@@ -1,145 +1,14 @@
-//! Plans held against llguidance: what a grammar lets a model write, byte by byte.
-
-#![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
+//! Calls of functions, reasoning, and answers in JSON.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use llguidance::api::TopLevelGrammar;
-use llguidance::toktrie::{ApproximateTokEnv, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{Matcher, ParserFactory};
-use turnwire_prompt::format::ChatFormat;
-use turnwire_prompt::{Bounds, Plan, SpecialTokens};
+use turnwire_prompt::Bounds;
+use turnwire_prompt::grammar::Grammar;
 use turnwire_protocol::engine::{TextFormat, TurnRequest};
-use turnwire_protocol::id::ResponseId;
-use turnwire_protocol::tool::{Tool, ToolChoice, ToolKind, Tools};
+use turnwire_protocol::tool::{Tool, ToolChoice, ToolKind};
 
-const QWEN2: &str = include_str!("templates/qwen2.jinja");
-const QWEN3: &str = include_str!("templates/qwen3.jinja");
-const LLAMA3: &str = include_str!("templates/llama3.jinja");
-const DEEPSEEK: &str = include_str!("templates/deepseek.jinja");
-
-/// A vocabulary of single bytes and some control tokens.
-struct Vocabulary {
-    factory: ParserFactory,
-    control: Vec<String>,
-}
-
-impl Vocabulary {
-    fn new(control: &[&str]) -> Self {
-        let mut words: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
-        words.push(b"\xFF<|end|>".to_vec());
-        for token in control {
-            words.push([b"\xFF", token.as_bytes()].concat());
-        }
-        let info = TokRxInfo::new(u32::try_from(words.len()).unwrap(), 256);
-        let env: TokEnv = Arc::new(ApproximateTokEnv::new(TokTrie::from(&info, &words)));
-        let mut factory = ParserFactory::new_simple(&env).unwrap();
-        factory.quiet();
-        Self {
-            factory,
-            control: control.iter().map(|token| (*token).to_owned()).collect(),
-        }
-    }
-
-    fn format(&self, template: Option<&str>) -> ChatFormat {
-        let tokens = SpecialTokens {
-            bos: None,
-            eos: Some("<|end|>".to_owned()),
-            end_of_turn: "<|end|>".to_owned(),
-            control: self.control.clone(),
-            user_defined: ["<tool_call>", "</tool_call>"].map(String::from).into(),
-        };
-        ChatFormat::new(template, tokens).unwrap()
-    }
-
-    fn tokens(&self, mut text: &str) -> Vec<u32> {
-        let mut tokens = Vec::new();
-        'text: while let Some(&byte) = text.as_bytes().first() {
-            for (i, token) in self.control.iter().enumerate() {
-                if let Some(rest) = text.strip_prefix(token.as_str()) {
-                    tokens.push(257 + u32::try_from(i).unwrap());
-                    text = rest;
-                    continue 'text;
-                }
-            }
-            tokens.push(u32::from(byte));
-            match text.get(1..) {
-                Some(rest) => text = rest,
-                None => {
-                    let c = text.chars().next().unwrap();
-                    tokens.extend(
-                        text.as_bytes()[1..c.len_utf8()]
-                            .iter()
-                            .map(|b| u32::from(*b)),
-                    );
-                    text = &text[c.len_utf8()..];
-                }
-            }
-        }
-        tokens
-    }
-
-    /// How the grammar takes `output`: where it stops, and whether the model may end there.
-    fn read(&self, plan: &Plan, output: &str) -> (usize, bool) {
-        self.read_tokens(plan, &self.tokens(output))
-    }
-
-    fn read_tokens(&self, plan: &Plan, tokens: &[u32]) -> (usize, bool) {
-        let grammar = plan.grammar.clone().expect("the plan has a grammar");
-        let parser = self
-            .factory
-            .create_parser(TopLevelGrammar::from_lark(grammar.clone()))
-            .unwrap_or_else(|error| panic!("{error}\n{grammar}"));
-        let mut matcher = Matcher::new(Ok(parser));
-        let read = matcher.try_consume_tokens(tokens).unwrap();
-        (
-            read,
-            read == tokens.len() && matcher.is_accepting().unwrap(),
-        )
-    }
-
-    #[track_caller]
-    fn accepts(&self, plan: &Plan, outputs: &[&str]) {
-        for output in outputs {
-            let (read, whole) = self.read(plan, output);
-            assert!(
-                whole,
-                "refused at {read} of {output}\n{}",
-                plan.grammar.as_ref().unwrap()
-            );
-        }
-    }
-
-    #[track_caller]
-    fn refuses(&self, plan: &Plan, outputs: &[&str]) {
-        for output in outputs {
-            let (_, whole) = self.read(plan, output);
-            assert!(
-                !whole,
-                "accepted {output}\n{}",
-                plan.grammar.as_ref().unwrap()
-            );
-        }
-    }
-}
-
-fn tool(name: &str, parameters: &str) -> Tool {
-    let parameters = (!parameters.is_empty()).then(|| Bytes::from(parameters.to_owned()));
-    Tool::function(name, parameters)
-}
-
-fn request(tools: Vec<Tool>, tool_choice: ToolChoice) -> TurnRequest {
-    TurnRequest {
-        tools: Tools {
-            raw: Bytes::from_static(b"[]"),
-            offered: tools.into(),
-        },
-        tool_choice,
-        temperature: 0.0,
-        ..TurnRequest::new(ResponseId::from("resp_1"), "m")
-    }
-}
+use crate::vocabulary::{DEEPSEEK, LLAMA3, QWEN2, QWEN3, Vocabulary, request, tool};
 
 const WEATHER: &str = r#"{"$schema":"https://json-schema.org/draft/2020-12/schema","title":"Weather","type":"object","properties":{"city":{"type":"string"},"unit":{"enum":["C","F"]},"days":{"type":"integer","minimum":1,"maximum":14}},"required":["city","unit"]}"#;
 
@@ -587,14 +456,7 @@ fn schemas_are_taken_as_clients_send_them() {
 fn a_schema_that_cannot_be_enforced_is_named() {
     let vocabulary = Vocabulary::new(&[]);
     let format = vocabulary.format(None);
-    let compile = |lark: &str| {
-        let grammar = TopLevelGrammar::from_lark(lark.to_owned());
-        vocabulary
-            .factory
-            .create_parser(grammar)
-            .map(drop)
-            .map_err(|error| error.to_string())
-    };
+    let compile = |grammar: &Grammar| vocabulary.compile(grammar);
     let blame = |request: &TurnRequest| {
         let plan = format.plan(request).unwrap();
         assert!(compile(&plan.grammar.unwrap()).is_err());
