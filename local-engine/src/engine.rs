@@ -411,12 +411,15 @@ impl Front {
         room: u32,
     ) -> Result<Generation, EngineFailure> {
         let model = &self.model;
-        let matcher = plan.grammar.map(|lark| model.matcher(&lark)).transpose();
+        let matcher = plan
+            .grammar
+            .map(|grammar| model.matcher(&grammar))
+            .transpose();
         let matcher = matcher.map_err(|_| {
             // Compiles the parts one by one to name the field at fault.
             model
                 .format
-                .blame(request, |lark| model.matcher(lark).map(drop))
+                .blame(request, |grammar| model.matcher(grammar).map(drop))
         })?;
         let rng = self
             .seeds

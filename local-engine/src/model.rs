@@ -17,9 +17,10 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
 use llama_cpp_2::token_type::LlamaTokenAttr;
-use llguidance::api::TopLevelGrammar;
+use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::{Matcher, ParserFactory};
 use turnwire_prompt::format::{ChatFormat, MARKERS, TemplateError};
+use turnwire_prompt::grammar::Grammar;
 use turnwire_prompt::{Bounds, SpecialTokens, Text};
 
 use crate::cache::{Cells, Seq, Token};
@@ -174,10 +175,16 @@ impl Model {
         self.llama.vocab().is_eog(LlamaToken(token))
     }
 
-    /// A matcher for a grammar in Lark, or what is wrong with it.
-    pub(crate) fn matcher(&self, lark: &str) -> Result<Matcher, String> {
-        let grammar = TopLevelGrammar::from_lark(lark.to_owned());
-        let matcher = Matcher::new(self.grammars.create_parser(grammar));
+    /// A matcher for a grammar, or what is wrong with it.
+    pub(crate) fn matcher(&self, grammar: &Grammar) -> Result<Matcher, String> {
+        let mut top_level = TopLevelGrammar::from_lark(grammar.lark.clone());
+        let nested = grammar.nested.iter().map(|nested| GrammarWithLexer {
+            name: Some(nested.name.clone()),
+            lark_grammar: Some(nested.lark.clone()),
+            ..GrammarWithLexer::default()
+        });
+        top_level.grammars.extend(nested);
+        let matcher = Matcher::new(self.grammars.create_parser(top_level));
         match matcher.get_error() {
             Some(error) => Err(error),
             None => Ok(matcher),

@@ -153,7 +153,8 @@ impl ChatFormat {
             Before::Open => self.shape.after_assistant.clone(),
             Before::Ended => self.after_end_of_turn.clone(),
         };
-        let messages = self.fit(messages::from_items(items, &self.marks)?);
+        let teach = |tools: &[Tool]| self.lesson(tools, false);
+        let messages = self.fit(messages::from_items(items, &self.marks, teach)?);
         let mut ids: Vec<Arc<str>> = messages
             .iter()
             .map_while(|message| match message {
@@ -216,7 +217,7 @@ impl ChatFormat {
         compile: impl Fn(&Grammar) -> Result<(), String>,
     ) -> Refusal {
         let answer = plan::answer(&request.format);
-        grammar::blame(plan::offered(request), answer, self.bounds, compile)
+        grammar::blame(request.offered(), answer, self.bounds, compile)
     }
 
     /// Messages in the forms that this template can write.

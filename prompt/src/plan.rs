@@ -36,7 +36,7 @@ pub(crate) fn plan(request: &TurnRequest, manner: &Manner) -> Result<Plan, Refus
         ToolChoice::Tool(chosen) => tool.name == *chosen,
         ToolChoice::Allowed { names, .. } => names.contains(&tool.name),
     };
-    let tools: Vec<&Tool> = offered(request).filter(allowed).collect();
+    let tools: Vec<&Tool> = request.offered().filter(allowed).collect();
     let must_call = matches!(
         request.tool_choice,
         ToolChoice::Required | ToolChoice::Tool(_) | ToolChoice::Allowed { required: true, .. }
@@ -64,7 +64,7 @@ pub(crate) fn plan(request: &TurnRequest, manner: &Manner) -> Result<Plan, Refus
     };
     let grammar = Form {
         manner,
-        knows_tools: offered(request).next().is_some(),
+        knows_tools: request.offered().next().is_some(),
         calls: &calls,
         answer: answer(&request.format),
         opening: &opening,
@@ -89,11 +89,6 @@ pub(crate) fn plan(request: &TurnRequest, manner: &Manner) -> Result<Plan, Refus
         grammar,
         parser,
     })
-}
-
-/// The tools that the model knows of in this turn.
-pub(crate) fn offered(request: &TurnRequest) -> impl Iterator<Item = &Tool> {
-    request.tools.offered.iter()
 }
 
 impl Manner {

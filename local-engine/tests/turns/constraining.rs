@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use turnwire_protocol::engine::{EngineFailureKind, FinishReason, TextFormat};
-use turnwire_protocol::tool::ToolChoice;
+use turnwire_protocol::tool::{CustomFormat, Tool, ToolChoice, ToolKind, Tools};
 
 use crate::driver::{assert_exact, collect, engine, request, run, start, tool, tools, user};
 
@@ -84,4 +84,102 @@ fn json_formats_are_kept_to() {
     };
     let failure = collect(start(&engine, turn)).expect_err("no such schema");
     assert_eq!(failure.kind, EngineFailureKind::Invalid, "{failure:?}");
+}
+
+#[test]
+fn the_input_of_a_forced_custom_tool_obeys_its_grammar() {
+    let engine = engine();
+    let sum = "start: term (\" + \" term){1,3}\nterm: /[0-9]{1,3}/\n";
+    for (format, obeys) in [
+        (
+            CustomFormat::Regex("^[a-z]{2,9}(, [a-z]{2,9}){2}$".into()),
+            (|input: &str| input.split(", ").count() == 3) as fn(&str) -> bool,
+        ),
+        (CustomFormat::Lark(sum.into()), |input| {
+            let terms: Vec<&str> = input.split(" + ").collect();
+            let number = |term: &&str| term.parse::<u16>().is_ok_and(|n| n < 1_000);
+            (2..=4).contains(&terms.len()) && terms.iter().all(number)
+        }),
+        (CustomFormat::Text, |input| {
+            (1..=80).contains(&input.chars().count()) && !input.contains("</tool_call>")
+        }),
+    ] {
+        let custom = Tool {
+            kind: ToolKind::Custom(format),
+            ..Tool::function("write", None)
+        };
+        let mut turn = request(None, &[&user("Write something, please.")]);
+        turn.tools = tools(vec![(
+            r#"{"type":"custom","name":"write"}"#.to_owned(),
+            custom,
+        )]);
+        turn.tool_choice = ToolChoice::Tool("write".into());
+        turn.max_output_tokens = Some(128);
+        let (answer, chain) = run(&engine, turn.clone());
+        assert_exact(&engine, &answer, &turn);
+        assert_eq!((answer.calls.len(), answer.cut), (1, 0), "{answer:?}");
+        let (called, input) = &answer.calls[0];
+        assert_eq!(called, "write");
+        assert!(obeys(input), "{input:?}");
+        assert_eq!(answer.text, "");
+        let result = r#"{"type":"custom_tool_call_output","call_id":"c","output":"Done."}"#;
+        let mut next = request(Some(&chain), &[result]);
+        next.tools = turn.tools;
+        let (next_answer, _) = run(&engine, next.clone());
+        assert_exact(&engine, &next_answer, &next);
+        assert!(next_answer.prefilled() < 40, "{}", next_answer.prefilled());
+    }
+}
+
+#[test]
+fn a_grammar_that_cannot_be_compiled_is_the_clients_mistake() {
+    let custom = Tool {
+        kind: ToolKind::Custom(CustomFormat::Lark("start: nothing\n".into())),
+        ..Tool::function("write", None)
+    };
+    let mut turn = request(None, &[&user("Write something, please.")]);
+    turn.tools = tools(vec![(String::new(), custom)]);
+    let failure = collect(start(&engine(), turn)).expect_err("no such rule");
+    assert_eq!(failure.kind, EngineFailureKind::Invalid);
+    assert_eq!(
+        failure.message,
+        "Invalid grammar in tools[0].format.definition: line 1, column 8: unknown name: \"nothing\""
+    );
+}
+
+#[test]
+fn tools_that_come_as_an_item_can_be_called_and_leave_the_head_alone() {
+    let engine = engine();
+    let mut first = request(None, &[&user("Name a colour.")]);
+    first.tools = tools(vec![tool("look", r#"{"type":"object","properties":{}}"#)]);
+    let (_, chain) = run(&engine, first.clone());
+
+    let item = r#"{"type":"additional_tools","role":"developer","tools":[{"type":"function","name":"paint","description":"Paints.","parameters":{"type":"object","properties":{"colour":{"enum":["red","blue"]}},"required":["colour"],"additionalProperties":false}}]}"#;
+    let mut turn = request(Some(&chain), &[item, &user("Paint it.")]);
+    turn.tools = first.tools;
+    turn.additional_tools = Tools::of_item(&turn.input[0]).offered;
+    turn.tool_choice = ToolChoice::Tool("paint".into());
+    turn.max_output_tokens = Some(64);
+    let (answer, link) = run(&engine, turn.clone());
+    assert_exact(&engine, &answer, &turn);
+    assert_eq!(answer.calls[0].0, "paint");
+    let arguments: serde_json::Value = serde_json::from_str(&answer.calls[0].1).expect("JSON");
+    assert!(["red", "blue"].contains(&arguments["colour"].as_str().expect("a colour")));
+    let parent = engine.recorded_ids(chain.engine_state().expect("state"));
+    let head = engine.head_ids(&turn).expect("the head renders").len();
+    let before = head + parent.expect("its own").len();
+    assert!(
+        answer.usage.cached_tokens as usize + 1 >= before,
+        "{} of {before}",
+        answer.usage.cached_tokens
+    );
+
+    // From there on it is known.
+    let result = r#"{"type":"function_call_output","call_id":"c","output":"done"}"#;
+    let mut next = request(Some(&link), &[result]);
+    next.tools = turn.tools;
+    next.additional_tools = turn.additional_tools;
+    let (next_answer, _) = run(&engine, next.clone());
+    assert_exact(&engine, &next_answer, &next);
+    assert!(next_answer.prefilled() < 40, "{}", next_answer.prefilled());
 }

@@ -135,8 +135,11 @@ pub(crate) fn read(outputs: impl Iterator<Item = EngineOutput>) -> Result<Answer
             EngineOutput::Started => {}
             EngineOutput::ItemStarted(start) => {
                 open += 1;
-                if let ItemStart::FunctionCall { tool } = start {
-                    calls.push((tool.qualified().to_string(), String::new()));
+                match start {
+                    ItemStart::FunctionCall { tool } | ItemStart::CustomToolCall { tool } => {
+                        calls.push((tool.qualified().to_string(), String::new()));
+                    }
+                    ItemStart::Message | ItemStart::Reasoning => {}
                 }
             }
             EngineOutput::TextDelta {

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use turnwire_protocol::engine::EngineFailureKind;
 use turnwire_protocol::item::{Item, ItemKind};
-use turnwire_protocol::tool::ToolName;
+use turnwire_protocol::tool::{Tool, ToolName, Tools};
 
 use super::marks::Marks;
 use crate::Refusal;
@@ -44,8 +44,13 @@ pub(super) struct Call {
     pub input: Option<String>,
 }
 
-/// The messages that `items` stand for, in order. Item `i` is `input[i]` in a refusal.
-pub(super) fn from_items(items: &[&Item], marks: &Marks) -> Result<Vec<Message>, Refusal> {
+/// The messages that `items` stand for, in order. Item `i` is `input[i]` in a refusal. `teach`
+/// says what a model is to know of tools that are offered from somewhere on.
+pub(super) fn from_items(
+    items: &[&Item],
+    marks: &Marks,
+    teach: impl Fn(&[Tool]) -> Result<Option<String>, Refusal>,
+) -> Result<Vec<Message>, Refusal> {
     let mut messages = Vec::with_capacity(items.len());
     for (i, item) in items.iter().enumerate() {
         let at = || format!("input[{i}]");
@@ -120,9 +125,12 @@ pub(super) fn from_items(items: &[&Item], marks: &Marks) -> Result<Vec<Message>,
                 let summary = item.revealed().map(|text| marks.mark(text).into_owned());
                 messages.extend(summary.map(Message::User));
             }
+            ItemKind::AdditionalTools => {
+                let lesson = teach(&Tools::of_item(item).offered)?;
+                messages.extend(lesson.map(Message::System));
+            }
             ItemKind::ItemReference
             | ItemKind::CompactionTrigger
-            | ItemKind::AdditionalTools
             | ItemKind::ConfigurationUpdate
             | ItemKind::Other => {}
         }

@@ -1,5 +1,7 @@
 //! Every fixture is a template written in the style of a model family.
 
+mod custom;
+
 use bytes::Bytes;
 use turnwire_protocol::tool::{Tool, Tools};
 
