@@ -5,37 +5,28 @@
 
 /// Bytes of a definition. Ten times the largest in use.
 const BYTES: usize = 64 * 1024;
-/// Rules and terminals. A compiler goes down from one to the next by recursion.
+/// Rules and terminals. A compiler goes down from one to the next by recursion; of brackets it
+/// takes only few.
 const DEFINITIONS: usize = 1_000;
-/// Negations in a row, for the same reason; of brackets the compiler itself takes few.
-const NEGATIONS: usize = 100;
 
-/// Refuses a grammar in Lark that is too large to compile, or that reaches for tokens that only
-/// steer a model. Everything else is the compiler's to refuse. Errors are for the client.
+/// Refuses a grammar in Lark that is too large to compile, or that reaches for more than text:
+/// for tokens that steer a model, or for schemas, which have limits of their own. Everything else
+/// is the compiler's to refuse. Errors are for the client.
 pub(super) fn check_lark(definition: &str) -> Result<(), String> {
     check_size(definition)?;
-    let (mut definitions, mut negations) = (0, 0);
-    for (line, symbol) in symbols(definition) {
-        negations = if symbol == b'~' { negations + 1 } else { 0 };
-        match symbol {
-            b':' => definitions += 1,
-            b'<' => {
-                return Err(format!(
-                    "line {line}: special tokens such as <name> cannot be used"
-                ));
+    let bare = without_literals(definition);
+    for (line, text) in (1..).zip(bare.lines()) {
+        for (sign, problem) in [
+            ("<", "special tokens such as <name> cannot be used"),
+            ("@", "there are no other grammars to refer to"),
+            ("%json", "%json cannot be used; a function takes a schema"),
+        ] {
+            if text.contains(sign) {
+                return Err(format!("line {line}: {problem}"));
             }
-            b'@' => {
-                return Err(format!(
-                    "line {line}: there are no other grammars to refer to"
-                ));
-            }
-            _ => {}
-        }
-        if negations > NEGATIONS {
-            return Err(format!("line {line}: it has too many negations in a row"));
         }
     }
-    if definitions > DEFINITIONS {
+    if bare.matches(':').count() > DEFINITIONS {
         return Err(format!(
             "it has more than {DEFINITIONS} rules and terminals"
         ));
@@ -105,34 +96,30 @@ pub(super) fn reason(error: &str) -> String {
     reason
 }
 
-/// What stands in a grammar outside of strings, regular expressions and comments, with the
-/// number of its line.
-fn symbols(lark: &str) -> impl Iterator<Item = (usize, u8)> {
-    let mut bytes = lark.bytes().peekable();
-    let mut line = 1;
-    std::iter::from_fn(move || {
-        loop {
-            let byte = bytes.next()?;
-            match byte {
-                b'\n' => line += 1,
-                b'#' => while bytes.next_if(|&next| next != b'\n').is_some() {},
-                b'/' if bytes.peek() == Some(&b'/') => {
-                    while bytes.next_if(|&next| next != b'\n').is_some() {}
-                }
-                b'"' | b'/' => {
-                    while let Some(next) = bytes.next_if(|&next| next != b'\n') {
-                        if next == byte {
-                            break;
-                        }
-                        if next == b'\\' {
-                            bytes.next_if(|&next| next != b'\n');
-                        }
+/// A grammar without its strings, regular expressions and comments.
+fn without_literals(lark: &str) -> String {
+    let mut bare = String::new();
+    let mut chars = lark.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '#' => while chars.next_if(|&next| next != '\n').is_some() {},
+            '/' if chars.peek() == Some(&'/') => {
+                while chars.next_if(|&next| next != '\n').is_some() {}
+            }
+            '"' | '/' => {
+                while let Some(next) = chars.next_if(|&next| next != '\n') {
+                    if next == c {
+                        break;
+                    }
+                    if next == '\\' {
+                        chars.next_if(|&next| next != '\n');
                     }
                 }
-                symbol => return Some((line, symbol)),
             }
+            c => bare.push(c),
         }
-    })
+    }
+    bare
 }
 
 #[cfg(test)]
@@ -151,14 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn special_tokens_other_grammars_and_endless_recursion_are_refused() {
+    fn more_than_text_and_endless_recursion_are_refused() {
         let refused = |lark: &str| check_lark(lark).unwrap_err();
         assert_eq!(
             refused("start: \"a\"\n  | <|im_end|>\n"),
             "line 2: special tokens such as <name> cannot be used"
         );
         assert!(refused("start: @other\n").contains("other grammars"));
-        assert!(refused(&format!("start: {}\"a\"", "~".repeat(101))).contains("negations"));
+        assert!(refused("start: %json {}\n").contains("takes a schema"));
         let rules: String = (0..1_001).map(|i| format!("r{i}: r{}\n", i + 1)).collect();
         assert!(refused(&rules).contains("1000 rules"));
         assert!(refused(&"#".repeat(BYTES + 1)).contains("bytes"));
