@@ -15,11 +15,13 @@ BETA_SOCKET_EVENT = TypeAdapter(BetaResponsesServerEvent)
 HTTP_EVENT = TypeAdapter(ResponseStreamEvent)
 RESPONSE = TypeAdapter(Response)
 
-# Open Responses calls the first two `response.reasoning.delta` and `.done`, and does not steer.
+# Open Responses calls the first two `response.reasoning.delta` and `.done`, does not steer, and does
+# not tell that it compacts.
 ONLY_IN_THE_SDK = {
     "response.reasoning_text.delta",
     "response.reasoning_text.done",
     "response.steer.failed",
+    "response.compaction.compacting",
     "response.inject.failed",
 }
 ONLY_IN_THE_BETA = {"response.inject.failed"}
