@@ -15,8 +15,8 @@ BETA_SOCKET_EVENT = TypeAdapter(BetaResponsesServerEvent)
 HTTP_EVENT = TypeAdapter(ResponseStreamEvent)
 RESPONSE = TypeAdapter(Response)
 
-# Open Responses calls the first two `response.reasoning.delta` and `.done`, does not steer, and does
-# not tell that it compacts.
+# Open Responses calls the first two `response.reasoning.delta` and `.done`, does not steer, and
+# compacts without an event.
 ONLY_IN_THE_SDK = {
     "response.reasoning_text.delta",
     "response.reasoning_text.done",

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
+from jsonschema import Draft202012Validator
 from openai import BadRequestError, UnprocessableEntityError
 
-from connections import create, post, post_streamed
 from conftest import Server, Start
+from connections import create, post, post_streamed
 from judges import SPECIFICATION
-from jsonschema import Draft202012Validator
 
 SCRIPT = """
 [[reply]]
