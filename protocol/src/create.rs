@@ -153,6 +153,8 @@ impl CreateRequest {
             .map(|field| field.string_up_to(128))
             .transpose()?;
         prompt_cache_key.map(Field::string).transpose()?;
+        let user = Field::named("user", members.user);
+        user.map(Field::string).transpose()?;
         Field::optional(
             "service_tier",
             members.service_tier,
@@ -180,6 +182,7 @@ impl CreateRequest {
             metadata: metadata.map_or("{}", Field::text),
             safety_identifier: safety_identifier.map_or("null", Field::text),
             prompt_cache_key: prompt_cache_key.map_or("null", Field::text),
+            user: user.map(Field::text),
             parallel_tool_calls,
             top_logprobs,
             max_output_tokens,

@@ -50,7 +50,7 @@ members! { Members {
     instructions, kind = "type", max_output_tokens, max_tool_calls, metadata, model, multi_agent,
     parallel_tool_calls, presence_penalty, previous_response_id, prompt, prompt_cache_key,
     prompt_cache_options, reasoning, response_id, safety_identifier, service_tier, store, stream,
-    stream_id, temperature, text, tool_choice, tools, top_logprobs, top_p, truncation,
+    stream_id, temperature, text, tool_choice, tools, top_logprobs, top_p, truncation, user,
 } }
 
 impl ClientMessage {

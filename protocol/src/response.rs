@@ -28,6 +28,8 @@ pub(crate) struct Echo<'a> {
     pub(crate) metadata: &'a str,
     pub(crate) safety_identifier: &'a str,
     pub(crate) prompt_cache_key: &'a str,
+    /// JSON, and shown only if it was sent: it is deprecated.
+    pub(crate) user: Option<&'a str>,
     pub(crate) parallel_tool_calls: bool,
     pub(crate) top_logprobs: u8,
     pub(crate) max_output_tokens: Option<u32>,
@@ -63,6 +65,9 @@ impl Echo<'_> {
         members.raw("metadata", self.metadata.as_bytes());
         members.raw("safety_identifier", self.safety_identifier.as_bytes());
         members.raw("prompt_cache_key", self.prompt_cache_key.as_bytes());
+        if let Some(user) = self.user {
+            members.raw("user", user.as_bytes());
+        }
         out
     }
 }

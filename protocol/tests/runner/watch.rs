@@ -379,7 +379,7 @@ fn check_response(response: &Value) -> Result<(), String> {
     }
     let members = response.as_object().map_or(0, serde_json::Map::len);
     demand(
-        members == RESPONSE_KEYS.len(),
+        members == RESPONSE_KEYS.len() + usize::from(response.get("user").is_some()),
         "the response has other members",
     )?;
     let status = response["status"]
