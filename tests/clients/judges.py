@@ -15,11 +15,13 @@ BETA_SOCKET_EVENT = TypeAdapter(BetaResponsesServerEvent)
 HTTP_EVENT = TypeAdapter(ResponseStreamEvent)
 RESPONSE = TypeAdapter(Response)
 
-# Open Responses calls the first two `response.reasoning.delta` and `.done`, does not steer, and
-# compacts without an event.
+# Open Responses calls the first two `response.reasoning.delta` and `.done`, has no custom tools,
+# does not steer, and compacts without an event.
 ONLY_IN_THE_SDK = {
     "response.reasoning_text.delta",
     "response.reasoning_text.done",
+    "response.custom_tool_call_input.delta",
+    "response.custom_tool_call_input.done",
     "response.steer.failed",
     "response.compaction.compacting",
     "response.inject.failed",
@@ -81,7 +83,7 @@ def judge_http_event(event: dict[str, Any]) -> None:
 def judge_response(response: dict[str, Any]) -> None:
     """A response object by itself, as plain HTTP answers it."""
     RESPONSE.validate_python(response, strict=True)
-    OPEN_RESPONSES_RESPONSE.validate(response)
+    OPEN_RESPONSES_RESPONSE.validate(_of_functions_only(response))
 
 
 def _judge_by_schema(event: dict[str, Any], error: Draft202012Validator) -> None:
@@ -89,8 +91,8 @@ def _judge_by_schema(event: dict[str, Any], error: Draft202012Validator) -> None
     kind = event["type"]
     if kind == "error":
         error.validate(event)
-    elif kind not in ONLY_IN_THE_SDK:
-        OPEN_RESPONSES_EVENTS[kind].validate(_with_function_tools_only(event))
+    elif kind not in ONLY_IN_THE_SDK and not _is_custom(event.get("item")):
+        OPEN_RESPONSES_EVENTS[kind].validate(_with_functions_only(event))
 
 
 def _without_wrong_echo(event: dict[str, Any]) -> dict[str, Any]:
@@ -100,9 +102,22 @@ def _without_wrong_echo(event: dict[str, Any]) -> dict[str, Any]:
     return event
 
 
-def _with_function_tools_only(event: dict[str, Any]) -> dict[str, Any]:
-    """Open Responses knows no other tools, but a client may send them and gets them back."""
+def _is_custom(item: Any) -> bool:
+    return isinstance(item, dict) and item["type"] in {"custom", "custom_tool_call"}
+
+
+def _with_functions_only(event: dict[str, Any]) -> dict[str, Any]:
     if "response" not in event:
         return event
-    tools = [tool for tool in event["response"]["tools"] if tool["type"] == "function"]
-    return {**event, "response": {**event["response"], "tools": tools}}
+    return {**event, "response": _of_functions_only(event["response"])}
+
+
+def _of_functions_only(response: dict[str, Any]) -> dict[str, Any]:
+    """Open Responses knows no other tools, but a client may send them and gets them back."""
+    choice = response["tool_choice"]
+    return {
+        **response,
+        "tools": [tool for tool in response["tools"] if tool["type"] == "function"],
+        "tool_choice": "auto" if _is_custom(choice) else choice,
+        "output": [item for item in response["output"] if not _is_custom(item)],
+    }

@@ -107,6 +107,8 @@ def _deltas(own: list[dict[str, Any]], item: dict[str, Any]) -> Iterator[tuple[l
 
     if item["type"] == "function_call":
         yield said("response.function_call_arguments.delta"), item["arguments"]
+    if item["type"] == "custom_tool_call":
+        yield said("response.custom_tool_call_input.delta"), item["input"]
     kinds = {
         "output_text": "response.output_text.delta",
         "reasoning_text": "response.reasoning_text.delta",
