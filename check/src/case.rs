@@ -15,15 +15,19 @@ use crate::transcript::{Line, Sender, Transcript};
 use crate::watch::Watch;
 
 /// Output tokens that an ordinary answer is kept to, so that small models come to an end.
-const SHORT: u64 = 64;
+pub(crate) const SHORT: u64 = 64;
 /// And those that a long answer is allowed.
 const LONG: u64 = 4000;
 
 pub(crate) struct Case {
     pub(crate) server: Arc<Server>,
     transcript: Transcript,
-    verdicts: Mutex<BTreeMap<u16, (Stop, Vec<Line>)>>,
+    verdicts: Mutex<Verdicts>,
 }
+
+/// What was decided about each row: nothing against it, or why it stops and what crossed the wire
+/// where it failed.
+pub(crate) type Verdicts = BTreeMap<u16, Option<(Stop, Vec<Line>)>>;
 
 /// The answer to an HTTP request.
 #[derive(Clone, Debug)]
@@ -42,6 +46,11 @@ impl Case {
         }
     }
 
+    /// Marks one row as passed, whatever comes later in the conversation.
+    pub(crate) fn pass(&self, row: u16) {
+        self.record(row, None);
+    }
+
     /// Marks one row as failed; the conversation goes on.
     pub(crate) fn fail(&self, row: u16, sentence: impl Into<String>) {
         self.decide(row, Stop::Fail(sentence.into()));
@@ -54,20 +63,25 @@ impl Case {
 
     /// The first verdict of a row is kept.
     pub(crate) fn decide(&self, row: u16, verdict: Stop) {
+        let verdict = verdict.shortened();
         let lines = match verdict {
             Stop::Fail(_) => self.transcript.lines(),
             Stop::Skip(_) => Vec::new(),
         };
+        self.record(row, Some((verdict, lines)));
+    }
+
+    fn record(&self, row: u16, verdict: Option<(Stop, Vec<Line>)>) {
         let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
-        verdicts.entry(row).or_insert((verdict, lines));
+        verdicts.entry(row).or_insert(verdict);
     }
 
     pub(crate) fn transcript(&self) -> Transcript {
         self.transcript.clone()
     }
 
-    /// What was decided about each row. Rows that are missing passed.
-    pub(crate) fn into_verdicts(self) -> BTreeMap<u16, (Stop, Vec<Line>)> {
+    /// What was decided. Rows that are missing passed.
+    pub(crate) fn into_verdicts(self) -> Verdicts {
         self.verdicts
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner)

@@ -25,7 +25,8 @@
 //! * `Err(Stop::Fail(sentence))`, best by `ensure!(holds, "expected …; … came")` or `fail!`: the
 //!   rows that were not decided yet fail. The sentence says what was expected and what came;
 //! * `Err(Stop::Skip(reason))`, best by `skip!`: they are skipped;
-//! * `case.fail(row, …)` and `case.skip(row, …)` decide one row, and the conversation goes on.
+//! * `case.pass(row)`, `case.fail(row, …)` and `case.skip(row, …)` decide one row, and the
+//!   conversation goes on.
 //!
 //! `case.needs(Feature::…)` comes first where a server may leave the thing out, and skips if it
 //! says so. `case.connect()` opens a socket; `case.ask`, `case.onto`, `case.create` and

@@ -204,18 +204,20 @@ async fn said_to_a_running_turn(
     let running = socket.begin(case.long(json!({}))).await.ok()?;
     message[member] = json!(running);
     socket.send(message).await.ok()?;
-    // The answer to a steer comes at once; a cancel ends the turn, and so does its own end.
+    // Events are in order, so an answer comes before the next turn begins, whatever it waits for.
+    socket.send(case.ask("Say hello.")).await.ok()?;
     let events = socket.read_until("an answer", |events| {
         let last = events.last();
-        last.is_some_and(|event| event.is_ending() || event.name.starts_with("response.steer."))
+        last.is_some_and(|event| {
+            let answers = event.name == "error" || event.name.starts_with("response.steer.");
+            answers || event.name == "response.created"
+        })
     });
     let last = events.await.ok()?.pop()?;
     let refusal = Refusal { json: last.json };
     match last.name.as_str() {
-        "error" => {
-            // Some servers name what they know instead of what came.
-            refusal.declares_lack_of(&[word, "type", "response.create"])
-        }
+        // Some servers name what they know instead of what came.
+        "error" => refusal.declares_lack_of(&[word, "type", "response.create"]),
         "response.steer.failed" if refusal.code() == Some("steering_not_supported") => {
             refusal.declares_lack_of(&[])
         }

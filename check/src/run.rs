@@ -85,7 +85,7 @@ async fn judge(
     }
     let mut verdicts = case.into_verdicts();
     let findings = conversation.rows.iter().map(|row| {
-        let (status, reason, wire) = match verdicts.remove(&row.number) {
+        let (status, reason, wire) = match verdicts.remove(&row.number).flatten() {
             None => (Status::Pass, String::new(), Vec::new()),
             Some((Stop::Fail(sentence), wire)) => (Status::Fail, sentence, wire),
             Some((Stop::Skip(reason), _)) => (Status::Skip, reason, Vec::new()),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use turnwire_client::{Bytes, Connection, Error, Handshake, Message, Payload, Traffic};
 
@@ -14,6 +14,9 @@ use crate::watch::Watch;
 
 /// Frames of more bytes than this are refused by a client in wide use (row 22).
 const LARGEST_FRAME: usize = 16 << 20;
+
+/// How long nothing at all must come before a missing terminal event is held against a server.
+const SILENCE: Duration = Duration::from_secs(5);
 
 pub(crate) struct Socket {
     connection: Connection,
@@ -179,7 +182,21 @@ impl Socket {
         let deadline = self.deadline();
         let mut events = Vec::new();
         while !enough(&events) {
-            match self.next_before(deadline).await? {
+            // What is there already is read after the deadline too, so it is looked at here.
+            let event = match Instant::now() < deadline {
+                true => self.next_before(deadline).await?,
+                false => None,
+            };
+            let event = match event {
+                Some(event) => Some(event),
+                // The end may be on its way, so its absence takes a silence of its own.
+                None if self.watch.only_an_end_is_due() => {
+                    self.next_before(Instant::now() + self.timeout.min(SILENCE))
+                        .await?
+                }
+                None => None,
+            };
+            match event {
                 Some(event) => events.push(event),
                 None => return Err(self.silence(due, &events)),
             }
@@ -273,13 +290,15 @@ impl Socket {
             Some(last) if last.is_terminal() => skip!("the model's answer was too short"),
             _ => {}
         }
-        let id = events
-            .first()
-            .map(|event| event.json["response"]["id"].clone());
-        let Some(Value::String(id)) = id else {
-            fail!("expected `response.created` first; a delta came");
-        };
-        Ok(id)
+        let created = events.iter().find(|event| event.name == "response.created");
+        match created.and_then(|event| event.json["response"]["id"].as_str()) {
+            Some(id) => Ok(id.to_owned()),
+            None => fail!(
+                "expected the events of the turn to carry `stream_id` {}; no `response.created` \
+                 with it came before the first delta",
+                json!(lane)
+            ),
+        }
     }
 
     /// Reads up to the Close frame, and gives out its code and reason.

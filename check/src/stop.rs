@@ -2,6 +2,11 @@
 
 use turnwire_client::Error;
 
+use crate::transcript::shortened;
+
+/// Bytes of a reason.
+pub(crate) const SENTENCE_BYTES: usize = 500;
+
 /// Ends a conversation, and decides the rules that it has not decided yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -38,6 +43,16 @@ macro_rules! skip {
 }
 
 pub(crate) use {ensure, fail, skip};
+
+impl Stop {
+    /// The same with a sentence that fits a table, even where it quotes a server.
+    pub(crate) fn shortened(self) -> Self {
+        match self {
+            Self::Fail(sentence) => Self::Fail(shortened(&sentence, SENTENCE_BYTES)),
+            Self::Skip(reason) => Self::Skip(shortened(&reason, SENTENCE_BYTES)),
+        }
+    }
+}
 
 /// A connection that breaks is the server's doing unless a row expects it.
 impl From<Error> for Stop {

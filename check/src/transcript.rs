@@ -10,8 +10,8 @@ use serde::Serialize;
 /// Messages kept from the beginning of a conversation, and from its end.
 const FIRST: usize = 12;
 const LAST: usize = 28;
-/// Characters kept of a message, half of them from its end.
-const MESSAGE_CHARS: usize = 600;
+/// Bytes kept of a message, half of them from its end.
+const MESSAGE_BYTES: usize = 600;
 
 /// Who sent a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -72,7 +72,7 @@ impl Transcript {
                 ms: u64::try_from(lines.began.elapsed().as_millis()).unwrap_or(u64::MAX),
                 connection,
                 from,
-                message: shortened(message.as_ref()),
+                message: shortened(message.as_ref(), MESSAGE_BYTES),
             };
             if lines.first.len() < FIRST {
                 lines.first.push(line);
@@ -125,15 +125,14 @@ impl fmt::Display for Line {
     }
 }
 
-/// The message, or its two ends.
-fn shortened(message: &str) -> String {
-    // A character has at most four bytes, so short messages need not be counted.
-    if message.len() <= MESSAGE_CHARS {
+/// The message, or its two ends: about `bytes` of it.
+pub(crate) fn shortened(message: &str, bytes: usize) -> String {
+    if message.len() <= bytes {
         return message.to_owned();
     }
     let cut = |at: usize| (0..=at).rev().find(|at| message.is_char_boundary(*at));
-    let head = cut(MESSAGE_CHARS / 2).unwrap_or(0);
-    let tail = cut(message.len() - MESSAGE_CHARS / 2).unwrap_or(message.len());
+    let head = cut(bytes / 2).unwrap_or(0);
+    let tail = cut(message.len() - bytes / 2).unwrap_or(message.len());
     format!(
         "{} [{} bytes left out] {}",
         &message[..head],
@@ -160,7 +159,7 @@ mod tests {
         assert_eq!(said.last(), Some(&"99"));
 
         let long = format!("a{}z", "ä".repeat(5000));
-        let short = shortened(&long);
+        let short = shortened(&long, MESSAGE_BYTES);
         assert!(short.starts_with("aä") && short.ends_with("äz"), "{short}");
         assert!(short.len() < 700, "{}", short.len());
     }

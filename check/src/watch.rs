@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use self::items::Items;
 use crate::event::Event;
 use crate::schema;
-use crate::transcript::{Line, Transcript};
+use crate::stop::SENTENCE_BYTES;
+use crate::transcript::{Line, Transcript, shortened};
 
 /// The first violation of each rule, over all connections of a run.
 #[derive(Clone, Debug, Default)]
@@ -80,7 +81,7 @@ impl Watch {
 
     pub(crate) fn blame(&self, row: u16, sentence: impl Into<String>) {
         let violation = Violation {
-            sentence: sentence.into(),
+            sentence: shortened(&sentence.into(), SENTENCE_BYTES),
             wire: self.transcript.lines(),
         };
         self.violations.add(row, violation);

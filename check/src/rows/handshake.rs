@@ -49,12 +49,12 @@ async fn refused_without_key(case: &Case) -> Held {
     Ok(())
 }
 
-/// Row 3.
+/// Row 3. No source says how a GET is refused, so every sensible status will do.
 async fn plain_get(case: &Case) -> Held {
     let reply = case.get("responses").await?;
     ensure!(
-        reply.status == 426,
-        "expected HTTP 426 for a GET without upgrade; HTTP {} came",
+        matches!(reply.status, 400 | 404 | 405 | 426 | 501),
+        "expected HTTP 426 for a GET without upgrade, or 400, 404, 405, 501; HTTP {} came",
         reply.status
     );
     Ok(())
@@ -147,14 +147,16 @@ async fn some_traffic(case: &Case) -> Held {
     say_hello(&mut socket, case).await
 }
 
-/// Row 13.
+/// Row 13, which a server may leave out if it says so.
 async fn binary_message(case: &Case) -> Held {
     let mut socket = case.connect().await?;
     socket
         .send_binary(case.ask("Say hello.").to_string())
         .await?;
-    socket.read_turn().await?;
-    Ok(())
+    match socket.read_answer().await? {
+        Answer::Turn(turn) => turn.expect_usable().map(|_| ()),
+        Answer::Refused(refusal) => skip!("the server takes no binary messages: {refusal}"),
+    }
 }
 
 /// Row 14. Seven pieces, which also cut the characters of more than one byte.
@@ -261,8 +263,8 @@ async fn oversized_message(case: &Case) -> Held {
     match answer {
         Ok(Some(Message::Close { code, reason })) => ensure!(
             code == Some(1009),
-            "expected an `error` event or Close 1009; Close {} {reason} came",
-            json!(code)
+            "expected an `error` event or Close 1009; a Close {} {reason} came",
+            named(code)
         ),
         Ok(Some(Message::Text(payload) | Message::Binary(payload))) => {
             let json: serde_json::Value =
@@ -289,8 +291,8 @@ async fn invalid_utf8(case: &Case) -> Held {
     let (code, reason) = socket.read_close().await?;
     ensure!(
         code == Some(1007),
-        "expected Close 1007 for a text that is not UTF-8; Close {} {reason} came",
-        json!(code)
+        "expected Close 1007 for a text that is not UTF-8; a Close {} {reason} came",
+        named(code)
     );
     Ok(())
 }
@@ -318,6 +320,10 @@ async fn age_limit(case: &Case) -> Held {
     Ok(())
 }
 
+fn named(code: Option<u16>) -> String {
+    code.map_or("without a code".to_owned(), |code| format!("{code}"))
+}
+
 /// A turn of a few words.
 async fn say_hello(socket: &mut Socket, case: &Case) -> Held {
     socket.turn(case.ask("Say hello.")).await?;
@@ -342,7 +348,7 @@ pub(super) const SECTION: Section = Section {
     conversations: &[
         conversation!(upgrade: 1 "An upgrade with a valid key is answered with 101"),
         conversation!(refused_without_key: 2 "No key or a wrong one gives HTTP 401 with an error body"),
-        conversation!(plain_get: 3 "A GET without upgrade gives HTTP 426"),
+        conversation!(plain_get: 3 "A GET without upgrade is refused, with HTTP 426 at best"),
         conversation!(bare_headers:
             4 "The upgrade needs no OpenAI-Beta header",
             8 "The upgrade needs no User-Agent",
@@ -359,7 +365,7 @@ pub(super) const SECTION: Section = Section {
             20 "Every message has a string type, and none of the reserved names",
             21 "No event is outside the catalogue",
         ),
-        conversation!(binary_message: 13 "A binary message with JSON is taken like a text"),
+        conversation!(binary_message: 13 "A binary message with JSON is taken like a text, or refused"),
         conversation!(fragments: 14 "A message in several frames is put together"),
         conversation!(ping_in_mid_turn: 15 "A Ping in mid-turn is answered before the turn's end"),
         conversation!(unsolicited_pong: 16 "A Pong that nobody asked for is ignored"),

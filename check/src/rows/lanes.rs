@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio::time::{Duration, Instant};
 
-use crate::case::Case;
+use crate::case::{Case, SHORT};
 use crate::event::{Event, Refusal, Turn};
 use crate::probe::Feature;
 use crate::rows::context::{QUESTION, SECRET, bare_tokens, expect_seen, expect_unseen};
@@ -278,15 +278,17 @@ async fn branches(case: &Case) -> Held {
         last.is_some_and(|event| event.name == "response.in_progress" || event.is_ending())
     });
     let mut events = bound.await?;
-    socket.send(onto(case, "trunk", &parent, SECRET)).await?;
+    socket
+        .send(onto(case, "trunk", &parent, &SECRET.repeat(6)))
+        .await?;
     let already = events.iter().filter(|event| event.is_ending()).count();
     events.extend(socket.read_endings(2 - already).await?);
     let mut ends = Turns::of(&events)?;
     let (branch, trunk) = (ends.take("branch")?, ends.take("trunk")?);
 
-    // Each branch is as long as the other but for the secret.
     let branch = socket.turn(onto(case, "branch", &branch, QUESTION)).await?;
-    if let Err(stop) = expect_unseen_beside(&branch, bare, &parent) {
+    let without = unforked(case).await?;
+    if let Err(stop) = expect_unseen(&branch, without, "what was said on the other branch") {
         case.decide(129, stop);
     }
     let trunk = socket.turn(onto(case, "trunk", &trunk, QUESTION)).await?;
@@ -294,6 +296,19 @@ async fn branches(case: &Case) -> Held {
         case.decide(129, stop);
     }
     Ok(())
+}
+
+/// What the branch costs where there is no other: measured, because servers count differently
+/// what was answered and what is sent again. Other answers may be longer, by what they are kept to.
+async fn unforked(case: &Case) -> Result<Option<u64>, Stop> {
+    let mut socket = connect(case).await?;
+    let parent = socket.turn(ask_on(case, "a", "Say hello.")).await?;
+    let branch = socket
+        .turn(onto(case, "a", &parent, "Say goodbye."))
+        .await?;
+    let asked = socket.turn(onto(case, "a", &branch, QUESTION)).await?;
+    let counted = bare_tokens(case).await?.and(asked.input_tokens());
+    Ok(counted.map(|tokens| tokens + 2 * SHORT))
 }
 
 /// Row 130.
@@ -464,20 +479,6 @@ impl Turns {
             None => fail!("expected a turn on the lane {lane:?}; none came"),
         }
     }
-}
-
-/// The branch has two short exchanges of its own in its context, which a count of tokens must not
-/// take for the secret of the other branch.
-fn expect_unseen_beside(branch: &Turn, bare: Option<u64>, parent: &Turn) -> Held {
-    let own = parent.input_tokens().unwrap_or(0) * 2;
-    let said = |turn: &Turn| turn.response()["usage"]["output_tokens"].as_u64();
-    // Each answer was kept to 64 tokens.
-    let most = own + said(parent).unwrap_or(0) + 64;
-    expect_unseen(
-        branch,
-        bare.map(|bare| bare + most),
-        "what was said on the other branch",
-    )
 }
 
 fn no_ending(events: &[Event]) -> Held {

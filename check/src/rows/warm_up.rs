@@ -28,16 +28,19 @@ async fn warm_up(case: &Case) -> Held {
             ),
         );
     }
-    expect_silent(&turn)?;
+    if let Err(stop) = expect_silent(&turn) {
+        case.decide(106, stop);
+    }
     let usage = &turn.response()["usage"];
-    ensure!(
-        usage["output_tokens"] == 0 && usage["input_tokens"].as_u64().is_some_and(|it| it > 0),
-        "expected a warm-up to count its input and 0 output tokens; its `usage` is {usage}"
-    );
-    ensure!(
-        !turn.id().is_empty(),
-        "expected a warm-up to have an id; it has none"
-    );
+    if usage["output_tokens"] != 0 || usage["input_tokens"].as_u64().is_none_or(|it| it == 0) {
+        case.fail(
+            106,
+            format!("expected the count of the input and 0 `output_tokens`; `usage` is {usage}"),
+        );
+    }
+    if turn.id().is_empty() {
+        case.fail(106, "expected a warm-up to have an id; it has none");
+    }
     Ok(())
 }
 
@@ -52,6 +55,7 @@ async fn used_twice(case: &Case) -> Held {
     if let Err(stop) = expect_seen(&next, bare, "the warm-up's input") {
         case.decide(108, stop);
     }
+    case.pass(108);
     let later = socket.turn(case.onto(&warmed, QUESTION)).await?;
     expect_seen(&later, bare, "the warm-up's input")
 }

@@ -104,12 +104,33 @@ impl Items {
                 Some(done) if done != last => broken.push((
                     60,
                     format!(
-                        "item {index} was done as {done} and is {last} in the terminal `output`"
+                        "item {index} has {} in the terminal `output`",
+                        difference(done, last)
                     ),
                 )),
                 _ => {}
             }
         }
+    }
+}
+
+/// The first member in which an item differs from what it was done as.
+fn difference(done: &Value, last: &Value) -> String {
+    let members = |item: &Value| {
+        let names = item.as_object().into_iter().flatten();
+        names.map(|(name, _)| name.clone()).collect::<Vec<_>>()
+    };
+    let mut names = members(done);
+    names.extend(members(last));
+    let differs = |name: &&String| done.get(*name) != last.get(*name);
+    let shown = |member: Option<&Value>| member.map_or("nothing".to_owned(), Value::to_string);
+    match names.iter().find(differs) {
+        Some(name) => format!(
+            "{} where it was done with {} as its `{name}`",
+            shown(last.get(name)),
+            shown(done.get(name))
+        ),
+        None => "another form".to_owned(),
     }
 }
 
