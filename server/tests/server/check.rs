@@ -1,5 +1,6 @@
 //! `turnwire check` against this server: every rule that can be seen from outside holds.
 
+use std::fs;
 use std::time::Duration;
 
 use turnwire::auth::{Access, Tenant};
@@ -7,6 +8,7 @@ use turnwire_check::{Check, Report, Status};
 use turnwire_protocol::limits::Limits;
 
 use crate::support::*;
+use crate::tls::Identity;
 
 /// A model that does what the checklist asks for: it counts for long, reasons, and calls twice.
 const SCRIPT: &str = r#"
@@ -55,19 +57,31 @@ const MAY_SKIP: &[u16] = &[
 /// What this server does not do yet, and does not refuse either: encrypted reasoning, compaction.
 const MAY_FAIL: &[u16] = &[66, 160, 162, 163, 164, 165];
 
-#[tokio::test]
-async fn every_rule_that_can_be_seen_holds() {
-    let settings = Settings {
+fn settings() -> Settings {
+    Settings {
         access: Access::Keys([Tenant::of_key(b"one")].into()),
         max_connections: 1000,
         ..Settings::default()
-    };
-    let server = TestServer::with(SCRIPT, settings).await;
-    let report = Check::new(server.url("/v1"))
-        .key("one")
-        .run()
-        .await
-        .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_rule_that_can_be_seen_holds() {
+    let server = TestServer::with(SCRIPT, settings()).await;
+    expect_conforming(&Check::new(server.url("/v1")).key("one")).await;
+}
+
+#[tokio::test]
+async fn every_rule_that_can_be_seen_holds_over_tls() {
+    let identity = Identity::new();
+    let server = identity.serve(SCRIPT, settings()).await;
+    let certificate = fs::read(identity.certificate_file()).unwrap();
+    let check = Check::new(server.url("/v1")).key("one");
+    expect_conforming(&check.root_certificates(certificate)).await;
+}
+
+async fn expect_conforming(check: &Check) {
+    let report = check.run().await.unwrap();
     let new = |status, known: &[u16]| {
         let mut rows = rows(&report, status);
         rows.retain(|row| !known.contains(row));
