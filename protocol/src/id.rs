@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::item::ItemKind;
+
 /// Where unique numbers come from. The server draws UUIDs of version 7, tests count upwards.
 pub trait IdSource {
     /// A number that was never given out before and cannot be guessed from others.
@@ -54,4 +56,46 @@ pub const CALL: &str = "call";
 /// An id with one of the prefixes above.
 pub fn mint(prefix: &str, ids: &mut dyn IdSource) -> String {
     format!("{prefix}_{:032x}", ids.mint())
+}
+
+/// The id by which an item without one is listed: it stands at `place` among a response's own
+/// items, those of its request before those it made.
+pub fn of_place(response: &ResponseId, place: usize, kind: ItemKind) -> String {
+    let prefix = match kind {
+        ItemKind::Message => MESSAGE,
+        ItemKind::FunctionCall => FUNCTION_CALL,
+        ItemKind::FunctionCallOutput => "fco",
+        ItemKind::CustomToolCall => CUSTOM_CALL,
+        ItemKind::CustomToolCallOutput => "ctco",
+        ItemKind::Reasoning => REASONING,
+        ItemKind::Compaction => "cmp",
+        _ => "item",
+    };
+    let response = response.as_str();
+    let number = response.strip_prefix("resp_").unwrap_or(response);
+    format!("{prefix}_{number}_{place}")
+}
+
+/// The response and the place that such an id stands for.
+pub fn read_place(id: &str) -> Option<(ResponseId, usize)> {
+    let (_, rest) = id.split_once('_')?;
+    let (number, place) = rest.rsplit_once('_')?;
+    let response = ResponseId::from(format!("resp_{number}").as_str());
+    Some((response, place.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_id_of_a_place_says_which_place_it_is() {
+        let response = ResponseId::from("resp_2");
+        let id = of_place(&response, 1, ItemKind::FunctionCallOutput);
+        assert_eq!(id, "fco_2_1");
+        assert_eq!(read_place(&id), Some((response, 1)));
+        for other in ["msg_said", "msg", "", "msg_1_x"] {
+            assert_eq!(read_place(other), None, "{other}");
+        }
+    }
 }

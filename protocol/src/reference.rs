@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::chain::{Chain, LinkAddress};
 use crate::failure::Failure;
 use crate::field::Path;
+use crate::id::{self, ResponseId};
 use crate::item::{Item, ItemKind};
 
 /// What an input refers to, as far as it was found.
@@ -21,6 +22,8 @@ pub(crate) struct References {
     found: HashMap<Arc<str>, Found>,
     /// Ids that are still to be found.
     missing: BTreeSet<Arc<str>>,
+    /// Those that name a place in a response.
+    places: HashMap<(ResponseId, usize), Arc<str>>,
     /// Links that were searched; chains share most of theirs.
     searched: HashSet<LinkAddress>,
 }
@@ -53,8 +56,10 @@ impl References {
                 missing.insert(Arc::from(id));
             }
         }
+        let place = |id: &Arc<str>| Some((id::read_place(id)?, Arc::clone(id)));
         Some(Self {
             found,
+            places: missing.iter().filter_map(place).collect(),
             missing,
             searched: HashSet::new(),
         })
@@ -109,15 +114,33 @@ impl References {
         Ok(items.into())
     }
 
+    /// The id by which this item of a response is missing.
+    fn take(&mut self, link: &Chain, place: usize, item: &Item) -> Option<Arc<str>> {
+        if let Some(id) = item.id() {
+            return self.missing.take(id);
+        }
+        if self.places.is_empty() {
+            return None;
+        }
+        let id = self.places.get(&(link.id().clone(), place))?;
+        self.missing.take(&**id)
+    }
+
     fn search(&mut self, chain: &Chain, found: impl Fn(&Item) -> Found) {
         for link in chain.ancestry() {
             if self.missing.is_empty() || !self.searched.insert(link.address()) {
                 return;
             }
-            for item in link.input().iter().chain(&**link.output()) {
-                let id = item.id().and_then(|id| self.missing.take(id));
-                if let Some(id) = id {
-                    self.found.insert(id, found(item));
+            // What a compaction stands for is not in the context any more.
+            let replaced = !Arc::ptr_eq(link.asked(), link.input());
+            let own = link.asked().iter().chain(&**link.output()).enumerate();
+            for (place, item) in own {
+                if let Some(id) = self.take(link, place, item) {
+                    let found = match replaced && place < link.asked().len() {
+                        true => Found::Elsewhere(item.clone()),
+                        false => found(item),
+                    };
+                    self.found.insert(id, found);
                 }
             }
         }

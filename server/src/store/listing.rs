@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use turnwire_protocol::chain::Chain;
-use turnwire_protocol::id::ResponseId;
-use turnwire_protocol::item::{Item, ItemKind};
+use turnwire_protocol::id;
+use turnwire_protocol::item::Item;
 
 /// An item and the id it is listed by.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(crate) fn input_of(chain: &Chain) -> Vec<Listed<'_>> {
         for (place, item) in items.take(given).enumerate() {
             let id = match item.id().filter(|id| named.insert(*id)) {
                 Some(id) => Cow::Borrowed(id),
-                None => Cow::Owned(derived_id(link.id(), place, item.kind())),
+                None => Cow::Owned(id::of_place(link.id(), place, item.kind())),
             };
             listed.push(Listed { id, item });
         }
@@ -43,36 +43,12 @@ pub(crate) fn input_of(chain: &Chain) -> Vec<Listed<'_>> {
     listed
 }
 
-/// The id of the item at `place` among a response's own items, input before output.
-fn derived_id(response: &ResponseId, place: usize, kind: ItemKind) -> String {
-    let prefix = match kind {
-        ItemKind::Message => "msg",
-        ItemKind::FunctionCall => "fc",
-        ItemKind::FunctionCallOutput => "fco",
-        ItemKind::CustomToolCall => "ctc",
-        ItemKind::CustomToolCallOutput => "ctco",
-        ItemKind::Reasoning => "rs",
-        ItemKind::Compaction => "cmp",
-        _ => "item",
-    };
-    let response = response.as_str();
-    let number = response.strip_prefix("resp_").unwrap_or(response);
-    format!("{prefix}_{number}_{place}")
-}
-
-/// The response and the place that a derived id stands for.
-pub(super) fn read_derived_id(id: &str) -> Option<(ResponseId, usize)> {
-    let (_, rest) = id.split_once('_')?;
-    let (number, place) = rest.rsplit_once('_')?;
-    let response = ResponseId::from(format!("resp_{number}").as_str());
-    Some((response, place.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use turnwire_protocol::chain::Carried;
+    use turnwire_protocol::id::ResponseId;
 
     use super::*;
 
@@ -100,12 +76,5 @@ mod tests {
             ids,
             ["msg_1_0", "msg_1_1", "msg_said", "msg_2_0", "fco_2_1"]
         );
-        assert_eq!(
-            read_derived_id("fco_2_1"),
-            Some((ResponseId::from("resp_2"), 1))
-        );
-        for other in ["msg_said", "msg", "", "msg_1_x"] {
-            assert_eq!(read_derived_id(other), None, "{other}");
-        }
     }
 }

@@ -11,11 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use turnwire_protocol::action::StoredResponse;
 use turnwire_protocol::chain::Chain;
-use turnwire_protocol::id::ResponseId;
+use turnwire_protocol::id::{self, ResponseId};
 use turnwire_protocol::item::Item;
 use turnwire_protocol::session::SaveFailed;
 
-use super::listing::read_derived_id;
 use crate::auth::Tenant;
 
 /// What one link costs beyond what its chain counts: ids, map entries.
@@ -117,7 +116,7 @@ impl MemoryStore {
         if let Some((_, item)) = shelf.items.range(named).next_back() {
             return Some(item.clone());
         }
-        let (response, place) = read_derived_id(id)?;
+        let (response, place) = id::read_place(id)?;
         let chain = &shelf.links.get(&(owner, response))?.chain;
         items(chain).nth(place).cloned()
     }

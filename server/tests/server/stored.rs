@@ -201,6 +201,28 @@ async fn no_response_over_http_can_be_cancelled() {
 }
 
 #[tokio::test]
+async fn an_item_is_named_by_its_own_id_or_by_the_one_it_is_listed_by() {
+    let server = TestServer::start(CALL_FIRST).await;
+    let (_, second) = looked(&server).await;
+    let items = format!("{}/input_items?order=asc", path(&second));
+    let list = server.get(&items).await.json();
+    let brief = json!({"type": "item_reference", "id": list["data"][0]["id"]});
+    let mine = json!({"id": "msg_mine"});
+    let mut connection = server.connect().await;
+    let mut items_after = async |members: Value| -> Value {
+        let made = response(&turn(&mut connection, &create(members)).await);
+        assert_eq!(made["status"], "completed", "{made}");
+        let list = server.get(&format!("{}/input_items", path(&made))).await;
+        json!(list.json()["data"].as_array().unwrap().len())
+    };
+    // A new chain gets the items; one that has them already gets nothing.
+    let input = json!([brief, mine, {"role": "user", "content": "again"}]);
+    assert_eq!(items_after(json!({"input": input})).await, 3);
+    let more = json!({"previous_response_id": second["id"], "input": input});
+    assert_eq!(items_after(more).await, 8);
+}
+
+#[tokio::test]
 async fn what_is_stored_is_deleted_and_listed_by_its_owner_only() {
     let keys = [b"one", b"two"].map(|key| Tenant::of_key(key));
     let settings = Settings {
@@ -210,11 +232,17 @@ async fn what_is_stored_is_deleted_and_listed_by_its_owner_only() {
     let server = TestServer::with("", settings).await;
     let body = json!({"model": "scripted", "input": "x"}).to_string();
     let post = http().post(server.url("/v1/responses")).bearer_auth("one");
-    let path = path(&request(post.body(body)).await.json());
+    let made = request(post.body(body)).await.json();
+    let reference = json!([{"type": "item_reference", "id": made["output"][0]["id"]}]);
+    let named = json!({"model": "scripted", "store": false, "input": reference}).to_string();
+    let path = path(&made);
     let items = format!("{path}/input_items");
     for (key, status) in [("two", 404), ("one", 200)] {
         let get = http().get(server.url(&items)).bearer_auth(key);
         assert_eq!(request(get).await.status, status);
+        let refer = http().post(server.url("/v1/responses")).bearer_auth(key);
+        let found = request(refer.body(named.clone())).await.status == 200;
+        assert_eq!(found, status == 200);
         let delete = http().delete(server.url(&path)).bearer_auth(key);
         assert_eq!(request(delete).await.status, status);
     }
