@@ -133,7 +133,7 @@ def test_sealed_reasoning_comes_back(stars: Server):
 
 def test_a_model_summarizes(embedded: Server):
     client = embedded.client()
-    talk = "The harbour of Oslo was built of granite. " * 100
+    talk = "The harbour of Oslo was built of granite. " * 150
     with client.responses.connect() as connection:
         request = {
             "model": embedded.model,
