@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::action::Action;
+use crate::chain::Chain;
 use crate::compaction::{self, Compaction};
 use crate::engine::{
     EngineOutput, FinishReason, ItemStart, Purpose, TextFormat, TurnRequest, Usage,
@@ -99,7 +100,9 @@ impl Compacting {
     /// The same conversation, so that its state is of use, and the wish for a summary.
     fn summary_request(&self) -> TurnRequest {
         let (least, most) = SUMMARY_TOKENS;
-        let tokens = (self.threshold() / 4).clamp(least, most);
+        let context = self.request.compact_threshold;
+        let context = context.unwrap_or_else(|| self.estimate().min(USUAL_THRESHOLD));
+        let tokens = (context / 4).clamp(least, most);
         let wish = std::iter::once(summary_wish());
         TurnRequest {
             input: self.request.input.iter().cloned().chain(wish).collect(),
@@ -116,6 +119,14 @@ impl Compacting {
             purpose: Purpose::Summary,
             ..self.request.clone()
         }
+    }
+
+    /// Tokens of the prompt, roughly, at four bytes each: a small model fills whatever it is given,
+    /// and the summary of a short conversation must not be longer than that.
+    fn estimate(&self) -> u64 {
+        let before = self.request.parent.as_ref().map_or(0, Chain::bytes);
+        let new: usize = self.request.input.iter().map(Item::size).sum();
+        (before + new as u64) / 4
     }
 
     fn answer_request(&self, input: Arc<[Item]>) -> TurnRequest {
