@@ -72,4 +72,6 @@ pub struct TurnSummary {
     /// Turns in the chain, this one included; 0 if it did not become part of one.
     pub turns: u64,
     pub stored: bool,
+    /// Whether the session started it to apply steers, without a create.
+    pub automatic: bool,
 }

@@ -162,6 +162,11 @@ impl Chain {
         &self.0.carried
     }
 
+    /// The calls that the next input must answer.
+    pub fn required_calls(&self) -> impl Iterator<Item = &PendingCall> {
+        self.pending_calls().iter().filter(|call| !call.may_wait)
+    }
+
     /// Responses in the chain, this one included. A compaction begins a new one.
     pub fn turns(&self) -> u64 {
         self.0.turns

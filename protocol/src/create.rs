@@ -10,7 +10,6 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::create::input::read_input;
 use crate::create::settings::{Decimal, Reasoning, Text};
 use crate::engine::TextFormat;
 use crate::failure::Failure;
@@ -24,6 +23,8 @@ use crate::session::Transport;
 use crate::standing::Standing;
 use crate::tool::{ChoiceRequest, NotOffered, Tools, ToolsRead};
 
+pub(crate) use crate::create::input::read_input;
+
 mod input;
 mod sealed;
 pub(crate) mod settings;
@@ -31,7 +32,7 @@ pub(crate) mod settings;
 pub(crate) use settings::Include;
 
 /// A request for one turn, without its lane and its parent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct CreateRequest {
     pub(crate) model: Arc<str>,
     pub(crate) input: Arc<[Item]>,
@@ -61,7 +62,7 @@ pub(crate) struct CreateRequest {
     pub(crate) generate: bool,
     pub(crate) store: bool,
     /// The members of the response object that follow from the request alone.
-    pub(crate) echo: Vec<u8>,
+    pub(crate) echo: Bytes,
 }
 
 /// Whether the body of a POST asks for SSE. False for a body that a session would refuse.
@@ -168,7 +169,6 @@ impl CreateRequest {
 
         let echo = Echo {
             model: &model,
-            previous_response_id: parent.map(ResponseId::as_str),
             instructions: instructions.map_or("null", Field::text),
             tools: &tools_echo,
             tool_choice: tool_choice_field.map_or("\"auto\"", Field::text),
@@ -190,7 +190,7 @@ impl CreateRequest {
             store,
         };
         Ok(Self {
-            echo: echo.members(),
+            echo: echo.members().into(),
             model: model.into(),
             input,
             standing,
@@ -214,6 +214,20 @@ impl CreateRequest {
             generate,
             store,
         })
+    }
+
+    /// The same settings without the input, for a turn that continues the one made by this
+    /// request. What items of the input have set comes to it with the chain, but must not be
+    /// overruled by the request again.
+    pub(crate) fn without_input(self) -> Self {
+        let update = self.standing;
+        Self {
+            input: Arc::new([]),
+            format: update.format.or(self.format),
+            reasoning_effort: update.reasoning_effort.or(self.reasoning_effort),
+            standing: Standing::default(),
+            ..self
+        }
     }
 }
 

@@ -53,7 +53,10 @@ pub const FUNCTION_CALL: &str = "fc";
 pub const CUSTOM_CALL: &str = "ctc";
 pub const CALL: &str = "call";
 
-/// An id with one of the prefixes above.
+/// The prefix of the id of an accepted steer.
+pub const STEER: &str = "steer";
+
+/// An id with one of these prefixes.
 pub fn mint(prefix: &str, ids: &mut dyn IdSource) -> String {
     format!("{prefix}_{:032x}", ids.mint())
 }

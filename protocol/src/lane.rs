@@ -13,6 +13,7 @@ use crate::chain::Chain;
 use crate::create::CreateRequest;
 use crate::failure::Failure;
 use crate::id::ResponseId;
+use crate::steer::Owed;
 use crate::tool::NotOffered;
 
 /// The value of `stream_id`: 1 to 256 of `A-Z a-z 0-9 _ . -`, so it never needs escaping. Cloning
@@ -52,6 +53,10 @@ pub(crate) struct Origin {
     /// Empty if the request is refused.
     pub(crate) model: Arc<str>,
     pub(crate) tools_not_offered: NotOffered,
+    /// Whether the session made it for the steers of its parent, and no client its create.
+    pub(crate) is_automatic: bool,
+    /// The steers in front of its input, until its `response.created`, with which they are applied.
+    pub(crate) steers: Option<Owed>,
 }
 
 /// A create that has not started.
@@ -72,22 +77,50 @@ pub(crate) struct Lane {
     /// The turn that has left the queue and has not ended.
     pub(crate) running: Option<TurnKey>,
     latest: Option<Chain>,
+    /// The steers of the latest response, or of one that warm-ups have continued since: for the
+    /// next turn that continues it.
+    pub(crate) owed: Option<Owed>,
     warm_up: Option<Chain>,
 }
 
+impl Waiting {
+    /// Whether it is going to take the steers of this response.
+    pub(crate) fn takes_steers_of(&self, id: &ResponseId) -> bool {
+        let generates = self.request.as_ref().is_ok_and(|request| request.generate);
+        generates && self.origin.parent.as_ref() == Some(id)
+    }
+}
+
 impl Lane {
-    /// Makes a response that ended well the one to continue from.
-    pub(crate) fn advance(&mut self, chain: Chain, is_warm_up: bool) {
+    /// Makes a response that ended well the one to continue from. Returns the steers that have
+    /// nothing left to be applied to; a warm-up takes over those of its parent.
+    pub(crate) fn advance(&mut self, chain: Chain, is_warm_up: bool) -> Option<Owed> {
+        let takes_over = is_warm_up && chain.parent().is_some_and(|it| self.owes_to(it.id()));
         if is_warm_up {
             self.warm_up = Some(chain.clone());
         }
         self.latest = Some(chain);
+        self.owed.take_if(|_| !takes_over)
     }
 
-    /// Forgets a response, if it is this lane's.
-    pub(crate) fn evict(&mut self, id: &ResponseId) {
-        self.latest.take_if(|chain| chain.id() == id);
+    /// Forgets a response, if it is this lane's. Returns the steers that were for it.
+    pub(crate) fn evict(&mut self, id: &ResponseId) -> Option<Owed> {
         self.warm_up.take_if(|chain| chain.id() == id);
+        self.latest.take_if(|chain| chain.id() == id)?;
+        self.owed.take()
+    }
+
+    /// The steers that a turn which continues the response of this id is to apply.
+    pub(crate) fn take_owed(&mut self, id: &ResponseId) -> Option<Owed> {
+        let owes = self.owes_to(id);
+        self.owed.take_if(|_| owes)
+    }
+
+    /// Whether the steers are for this response: their target, or the warm-up that took over.
+    fn owes_to(&self, id: &ResponseId) -> bool {
+        let is_latest = self.latest.as_ref().is_some_and(|chain| chain.id() == id);
+        let is_target = |owed: &Owed| owed.target() == id;
+        is_latest || self.owed.as_ref().is_some_and(is_target)
     }
 
     fn find(&self, id: &ResponseId) -> Option<&Chain> {
@@ -135,6 +168,11 @@ impl Lanes {
         }
     }
 
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Option<&LaneName>, &Lane)> {
+        let named = self.named.iter().map(|(name, lane)| (Some(name), lane));
+        std::iter::once((None, &self.default)).chain(named)
+    }
+
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lane> {
         std::iter::once(&mut self.default).chain(self.named.values_mut())
     }
@@ -152,9 +190,7 @@ impl Lanes {
 
     /// A response that some lane keeps, with the lane's name.
     pub(crate) fn owner(&self, id: &ResponseId) -> Option<(Option<&LaneName>, &Chain)> {
-        let named = self.named.iter().map(|(name, lane)| (Some(name), lane));
-        std::iter::once((None, &self.default))
-            .chain(named)
+        self.iter()
             .find_map(|(name, lane)| Some((name, lane.find(id)?)))
     }
 }

@@ -58,6 +58,7 @@ pub mod event;
 pub mod failure;
 mod field;
 pub mod id;
+mod inject;
 pub mod item;
 mod json;
 pub mod lane;

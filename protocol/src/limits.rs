@@ -19,7 +19,9 @@ pub struct Limits {
     pub lane_names: usize,
     /// Creates that wait on one connection. Not documented anywhere.
     pub queued_creates: usize,
-    /// Bytes of the messages that those came in.
+    /// Steers that wait for one response to end; documented by others as 32.
+    pub pending_steers: usize,
+    /// Bytes of the messages that creates and steers came in, of all that wait on one connection.
     pub queued_bytes: usize,
     /// Bytes of one message or request body.
     pub message_bytes: usize,
@@ -42,6 +44,7 @@ impl Default for Limits {
             running_responses: 16,
             lane_names: 32,
             queued_creates: 256,
+            pending_steers: 32,
             queued_bytes: 256 << 20,
             message_bytes: 64 << 20,
             chain_bytes: 256 << 20,

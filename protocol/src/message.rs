@@ -12,10 +12,11 @@ use crate::create::CreateRequest;
 use crate::failure::Failure;
 use crate::field::{Field, members};
 use crate::id::ResponseId;
+use crate::inject::Inject;
 use crate::lane::LaneName;
 use crate::seal::Sealer;
 use crate::session::Transport;
-use crate::steer::{Inject, Steer};
+use crate::steer::Steer;
 
 #[derive(Debug)]
 pub(crate) enum ClientMessage {

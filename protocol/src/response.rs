@@ -3,6 +3,8 @@
 //! Every key that the Open Responses schema requires is always there. What follows from the
 //! request alone is written once per turn ([`Echo`]); the rest changes from moment to moment.
 
+use bytes::Bytes;
+
 use crate::engine::Usage;
 use crate::failure::Failure;
 use crate::id::ResponseId;
@@ -13,7 +15,6 @@ use crate::json::Object;
 #[derive(Debug)]
 pub(crate) struct Echo<'a> {
     pub(crate) model: &'a str,
-    pub(crate) previous_response_id: Option<&'a str>,
     /// JSON, like all of the following up to `prompt_cache_key`.
     pub(crate) instructions: &'a str,
     pub(crate) tools: &'a [u8],
@@ -44,7 +45,6 @@ impl Echo<'_> {
         let mut out = Vec::with_capacity(1024 + large + self.text.len());
         let mut members = Object::inside(&mut out);
         members.value("model", self.model);
-        members.value("previous_response_id", &self.previous_response_id);
         members.raw("instructions", self.instructions.as_bytes());
         members.raw("tools", self.tools);
         members.raw("tool_choice", self.tool_choice.as_bytes());
@@ -93,8 +93,9 @@ pub(crate) enum Moment<'a> {
 pub(crate) struct ResponseObject {
     pub(crate) id: ResponseId,
     pub(crate) created_at: u64,
+    pub(crate) previous_response_id: Option<ResponseId>,
     /// The members of its [`Echo`].
-    pub(crate) echo: Vec<u8>,
+    pub(crate) echo: Bytes,
 }
 
 impl ResponseObject {
@@ -127,6 +128,8 @@ impl ResponseObject {
             }
             _ => object.raw("incomplete_details", b"null"),
         }
+        let parent = self.previous_response_id.as_ref();
+        object.value("previous_response_id", &parent.map(ResponseId::as_str));
         object.members(&self.echo);
         object.raw_array("output", output.iter().map(|item| &item.raw()[..]));
         match moment {

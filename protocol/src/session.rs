@@ -6,6 +6,7 @@
 mod ending;
 mod queue;
 mod referring;
+mod steering;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,7 +18,6 @@ use crate::action::{Action, TurnKey};
 use crate::chain::Chain;
 use crate::create::CreateRequest;
 use crate::engine::EngineOutput;
-use crate::event::Stamp;
 use crate::failure::Failure;
 use crate::id::IdSource;
 use crate::lane::{Lanes, Origin};
@@ -26,7 +26,6 @@ use crate::message::{ClientMessage, Create};
 use crate::seal::Sealer;
 use crate::session::ending::Finished;
 use crate::session::referring::Referring;
-use crate::steer::{Steer, SteerRefusal};
 use crate::turn::{Progress, Turn};
 
 /// The time, as the owner of the session sees it.
@@ -63,6 +62,8 @@ pub struct SaveFailed;
 ///   `response.in_progress` is sent again from time to time.
 /// * *saving* ([`Action::Save`]), unless `store` is false. The last event waits for it.
 /// * *ended*: [`Action::Ended`] follows the last event at once.
+///
+/// What steers do to this is told in `session/steering.rs`.
 #[derive(Debug)]
 pub struct Session {
     transport: Transport,
@@ -73,7 +74,7 @@ pub struct Session {
     lanes: Lanes,
     /// Turns that have left their queue; in the order they came in.
     running: BTreeMap<TurnKey, Running>,
-    /// Creates in all queues.
+    /// Creates in all queues that a client sent.
     queued: usize,
     queued_bytes: usize,
     next_key: u64,
@@ -145,7 +146,7 @@ impl Session {
         match ClientMessage::parse(&message, transport, strict, &*self.sealer) {
             Ok(ClientMessage::Create(create)) => self.admit(ids, create, message.len()),
             Ok(ClientMessage::Cancel(target)) => self.cancel(&target),
-            Ok(ClientMessage::Steer(steer)) => self.steer(now, &steer),
+            Ok(ClientMessage::Steer(steer)) => self.steer(now, ids, steer),
             Ok(ClientMessage::Inject(inject)) => {
                 self.actions.push_back(Action::Send(inject.failed()));
             }
@@ -225,11 +226,18 @@ impl Session {
         output: EngineOutput,
     ) {
         self.grow_old(now);
-        let Some(Stage::Making(making)) = self.running.get_mut(&turn).map(|r| &mut r.stage) else {
+        let Some(Running {
+            origin,
+            stage: Stage::Making(making),
+        }) = self.running.get_mut(&turn)
+        else {
             return;
         };
         match making.handle(now, ids, output, &mut self.actions) {
-            Progress::Going => return,
+            Progress::Going => {
+                origin.steers.take_if(|_| making.is_started());
+                return;
+            }
             Progress::Again(request) => {
                 return self.actions.push_back(Action::Start {
                     turn,
@@ -241,7 +249,7 @@ impl Session {
                 reason,
                 usage,
                 state,
-            } => self.finish(now, turn, reason, usage, state),
+            } => self.finish(now, ids, turn, reason, usage, state),
             Progress::Failed(failure) => self.end_early(turn, failure),
             Progress::Broken => {
                 self.actions.push_back(Action::Stop { turn });
@@ -256,7 +264,7 @@ impl Session {
     pub fn handle_saved(
         &mut self,
         now: Now,
-        _ids: &mut dyn IdSource,
+        ids: &mut dyn IdSource,
         turn: TurnKey,
         saved: Result<(), SaveFailed>,
     ) {
@@ -265,7 +273,7 @@ impl Session {
             Some(Running {
                 origin,
                 stage: Stage::Saving(finished),
-            }) => self.end_save(origin, *finished, saved),
+            }) => self.end_save(ids, origin, *finished, saved),
             Some(running) => drop(self.running.insert(turn, running)),
             None => {}
         }
@@ -344,31 +352,5 @@ impl Session {
             Phase::Aged { until } => Some(until),
             _ => None,
         }
-    }
-
-    /// Answers a steer. None is applied, but it matters to the client why not.
-    fn steer(&mut self, now: Now, steer: &Steer) {
-        let target = steer.target();
-        let mut running = self.running.values_mut();
-        let (lane, refusal) = match running.find(|running| running.origin.id == target) {
-            Some(Running {
-                stage: Stage::Making(turn),
-                ..
-            }) if turn.is_started() => return turn.refuse_steer(now, steer, &mut self.actions),
-            Some(Running {
-                origin,
-                stage: Stage::Saving(_),
-            }) => (origin.lane.as_ref(), SteerRefusal::AlreadyCompleted),
-            _ => match self.lanes.owner(&target) {
-                Some((lane, _)) => (lane, SteerRefusal::AlreadyCompleted),
-                None => (None, SteerRefusal::NotFound),
-            },
-        };
-        let stamp = Stamp {
-            sequence_number: 0,
-            lane,
-        };
-        let event = steer.failed(stamp, refusal);
-        self.actions.push_back(Action::Send(event));
     }
 }

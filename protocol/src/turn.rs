@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::action::Action;
 use crate::chain::{CallKind, Carried, Chain, EngineState, PendingCall};
-use crate::create::{CreateRequest, Include};
+use crate::create::CreateRequest;
 use crate::engine::{EngineOutput, FinishReason, ItemStart, Purpose, TurnRequest, Usage};
 use crate::event::{Event, Outlet, Sequence};
 use crate::failure::Failure;
@@ -21,7 +21,7 @@ use crate::pending;
 use crate::response::{Moment, ResponseObject};
 use crate::seal::Sealer;
 use crate::session::Now;
-use crate::steer::{Steer, SteerRefusal};
+use crate::steer::{Owed, Steer, SteerRefusal, Submissions};
 use crate::tool::{Tool, ToolName};
 use crate::turn::compacting::Compacting;
 
@@ -30,16 +30,14 @@ use crate::turn::compacting::Compacting;
 pub(crate) struct Turn {
     response: ResponseObject,
     sequence: Sequence,
-    /// What the model is shown of the input.
-    input: Arc<[Item]>,
-    /// The tools of the request, and those of the chain's items.
-    tools: [Arc<[Tool]>; 2],
+    /// What was asked for. Of the input there is what the model is shown. A successor that steers
+    /// make asks for the same.
+    request: Box<CreateRequest>,
+    /// The tools that the chain's items offer besides those of the request.
+    additional_tools: Arc<[Tool]>,
     parent: Option<Chain>,
     /// What the chain carries after the input.
     carried: Carried,
-    store: bool,
-    generate: bool,
-    include: Include,
     sealer: Arc<dyn Sealer>,
     /// Whether `response.created` was sent.
     started: bool,
@@ -51,6 +49,7 @@ pub(crate) struct Turn {
     open: Option<OpenItem>,
     /// Set if the turn compacts, or may have to.
     compacting: Option<Box<Compacting>>,
+    steers: Submissions,
 }
 
 /// What became of a turn after some output.
@@ -76,15 +75,15 @@ impl Turn {
         id: ResponseId,
         lane: Option<LaneName>,
         parent: Option<Chain>,
-        request: CreateRequest,
+        mut request: Box<CreateRequest>,
         sealer: Arc<dyn Sealer>,
         limits: &Limits,
     ) -> Result<(Self, Box<TurnRequest>), Failure> {
         let none = Carried::default();
         let before = parent.as_ref().map_or(&none, Chain::carried);
-        let input = pending::name_calls(&before.pending_calls, request.input)?;
+        request.input = pending::name_calls(&before.pending_calls, request.input.clone())?;
         let carried = Carried {
-            pending_calls: pending::answer(&before.pending_calls, &input)?,
+            pending_calls: pending::answer(&before.pending_calls, &request.input)?,
             standing: before.standing.followed_by(&request.standing),
         };
         let additional_tools = carried.standing.tools_beside(&request.tools);
@@ -94,44 +93,22 @@ impl Turn {
         let offered = request.tools.offered.iter().chain(&*additional_tools);
         let tool_choice = request.tool_choice.resolve(offered)?;
         // What this input says last holds, then what the request says, then what is inherited.
-        let update = request.standing;
+        let update = &request.standing;
         let inherited = &before.standing;
-        let format = update.format.or(request.format);
+        let format = update.format.clone().or_else(|| request.format.clone());
         let format = format.or_else(|| inherited.format.clone());
-        let effort = update.reasoning_effort.or(request.reasoning_effort);
+        let effort = update.reasoning_effort.clone();
+        let effort = effort.or_else(|| request.reasoning_effort.clone());
         let effort = effort.or_else(|| inherited.reasoning_effort.clone());
-        let input = since_compaction(input);
-        let compact_now = request.compact_now;
-        let mut turn = Self {
-            response: ResponseObject {
-                id: id.clone(),
-                created_at: now.unix_seconds,
-                echo: request.echo,
-            },
-            sequence: Sequence::new(lane),
-            input: input.clone(),
-            tools: [request.tools.offered.clone(), additional_tools.clone()],
+        request.input = since_compaction(request.input);
+        let asked = TurnRequest {
+            id: id.clone(),
             parent: parent.clone(),
-            carried,
-            store: request.store,
-            generate: request.generate,
-            include: request.include,
-            sealer,
-            started: false,
-            silent_since: now.elapsed,
-            output: Vec::new(),
-            calls: Vec::new(),
-            open: None,
-            compacting: None,
-        };
-        let request = TurnRequest {
-            id,
-            parent,
-            input,
-            model: request.model,
-            instructions: request.instructions,
-            tools: request.tools,
-            additional_tools,
+            input: request.input.clone(),
+            model: request.model.clone(),
+            instructions: request.instructions.clone(),
+            tools: request.tools.clone(),
+            additional_tools: additional_tools.clone(),
             tool_choice,
             parallel_tool_calls: request.parallel_tool_calls,
             temperature: request.temperature,
@@ -148,17 +125,37 @@ impl Turn {
             generate: request.generate,
             purpose: Purpose::Answer,
         };
-        let request = if compact_now {
-            let (compacting, request) = Compacting::alone(request);
-            turn.compacting = Some(Box::new(compacting));
-            request
+        let (compacting, asked) = if request.compact_now {
+            let (compacting, asked) = Compacting::alone(asked);
+            (Some(Box::new(compacting)), asked)
+        } else if asked.compact_threshold.is_some() {
+            let compacting = Compacting::watching(asked.clone());
+            (Some(Box::new(compacting)), asked)
         } else {
-            if request.compact_threshold.is_some() {
-                turn.compacting = Some(Box::new(Compacting::watching(request.clone())));
-            }
-            request
+            (None, asked)
         };
-        Ok((turn, Box::new(request)))
+        let turn = Self {
+            response: ResponseObject {
+                id,
+                created_at: now.unix_seconds,
+                previous_response_id: parent.as_ref().map(|chain| chain.id().clone()),
+                echo: request.echo.clone(),
+            },
+            sequence: Sequence::new(lane),
+            request,
+            additional_tools,
+            parent,
+            carried,
+            sealer,
+            started: false,
+            silent_since: now.elapsed,
+            output: Vec::new(),
+            calls: Vec::new(),
+            open: None,
+            compacting,
+            steers: Submissions::default(),
+        };
+        Ok((turn, Box::new(asked)))
     }
 
     /// Folds one output in. Output that breaks the engine's contract changes nothing.
@@ -205,6 +202,10 @@ impl Turn {
                 ..
             } => self.begin_summary(ids, actions),
             EngineOutput::Finished {
+                reason: FinishReason::WrappedUp,
+                ..
+            } if self.steers.is_empty() => Progress::Broken,
+            EngineOutput::Finished {
                 reason,
                 usage,
                 state,
@@ -234,10 +235,11 @@ impl Turn {
             actions,
         };
         match (piece, &mut self.open) {
-            (EngineOutput::ItemStarted(start), open @ None) if self.generate => {
+            (EngineOutput::ItemStarted(start), open @ None) if self.request.generate => {
                 let index = self.output.len();
                 let mut call = |kind, name: ToolName| {
-                    let mut tools = self.tools.iter().flat_map(|list| &**list);
+                    let offered = &self.request.tools.offered;
+                    let mut tools = offered.iter().chain(&*self.additional_tools);
                     let tool = tools.find(|tool| tool.name == name);
                     OpenItem::call(index, ids, kind, name, tool)
                 };
@@ -285,8 +287,26 @@ impl Turn {
         actions: &mut VecDeque<Action>,
     ) -> (Event, Chain) {
         self.close_item(Ending::Incomplete, actions);
+        let mut carried = self.carried.clone();
+        if !self.calls.is_empty() {
+            let calls = carried.pending_calls.iter().chain(&self.calls);
+            carried.pending_calls = calls.cloned().collect();
+        }
+        let (id, input) = (self.response.id.clone(), Arc::clone(&self.request.input));
+        let output = self.output.clone().into();
+        let compacted = self.compacting.as_ref().and_then(|it| it.compacted());
+        let chain = match compacted {
+            Some(asked) => Chain::compacted(asked, id, input, output, carried, state),
+            None => Chain::append(self.parent.clone(), id, input, output, carried, state),
+        };
         let (name, moment) = match reason {
-            FinishReason::Stop => {
+            FinishReason::WrappedUp if chain.required_calls().next().is_none() => {
+                let reason = "steered";
+                ("response.incomplete", Moment::Incomplete { reason, usage })
+            }
+            // A response whose calls are to be answered is what the client would have got anyway.
+            // A threshold is no end: the turn goes on with a summary.
+            FinishReason::Stop | FinishReason::WrappedUp | FinishReason::ContextThreshold => {
                 let at = now.unix_seconds;
                 ("response.completed", Moment::Completed { at, usage })
             }
@@ -298,49 +318,29 @@ impl Turn {
                 let reason = "content_filter";
                 ("response.incomplete", Moment::Incomplete { reason, usage })
             }
-            // The latter is no end: the turn goes on with a summary.
-            FinishReason::WrappedUp | FinishReason::ContextThreshold => {
-                let reason = "steered";
-                ("response.incomplete", Moment::Incomplete { reason, usage })
-            }
         };
         let stamp = self.sequence.peek();
         let terminal = Event::lifecycle(stamp, name, &self.response, &moment, &self.output);
-        let mut carried = self.carried.clone();
-        if !self.calls.is_empty() {
-            let calls = carried.pending_calls.iter().chain(&self.calls);
-            carried.pending_calls = calls.cloned().collect();
-        }
-        let (id, input) = (self.response.id.clone(), Arc::clone(&self.input));
-        let output = self.output.clone().into();
-        let compacted = self.compacting.as_ref().and_then(|it| it.compacted());
-        let chain = match compacted {
-            Some(asked) => Chain::compacted(asked, id, input, output, carried, state),
-            None => Chain::append(self.parent.clone(), id, input, output, carried, state),
-        };
         (terminal, chain)
     }
 
-    /// Ends a turn that failed: inside its response if that was started, else by an `error`.
-    pub(crate) fn fail(mut self, failure: Failure, actions: &mut VecDeque<Action>) {
-        if self.started {
-            self.close_item(Ending::Incomplete, actions);
-            self.lifecycle("response.failed", &Moment::Failed(&failure), actions);
-        } else {
-            let event = Event::error(self.sequence.lane(), failure);
-            actions.push_back(Action::Send(event));
-        }
+    /// Ends a response that failed.
+    pub(crate) fn fail(&mut self, failure: &Failure, actions: &mut VecDeque<Action>) {
+        self.close_item(Ending::Incomplete, actions);
+        self.lifecycle("response.failed", &Moment::Failed(failure), actions);
     }
 
-    /// Ends a turn that the client cancelled.
-    pub(crate) fn cancel(mut self, actions: &mut VecDeque<Action>) {
-        if self.started {
-            self.close_item(Ending::Incomplete, actions);
-            // There is no `response.cancelled` event; the status tells.
-            self.lifecycle("response.incomplete", &Moment::Cancelled, actions);
-        } else {
-            self.fail(Failure::response_cancelled(), actions);
-        }
+    /// Ends a response that the client cancelled.
+    pub(crate) fn cancel(&mut self, actions: &mut VecDeque<Action>) {
+        self.close_item(Ending::Incomplete, actions);
+        // There is no `response.cancelled` event; the status tells.
+        self.lifecycle("response.incomplete", &Moment::Cancelled, actions);
+    }
+
+    /// Sends the event that [`Turn::finish`] handed out.
+    pub(crate) fn send_terminal(&mut self, terminal: Event, actions: &mut VecDeque<Action>) {
+        self.sequence.take();
+        actions.push_back(Action::Send(terminal));
     }
 
     /// When this turn is to show that it runs, if it says nothing until then.
@@ -368,9 +368,15 @@ impl Turn {
         self.silent_since = now.elapsed;
     }
 
-    /// Answers a steer of this turn among the turn's own events.
-    pub(crate) fn refuse_steer(&mut self, now: Now, steer: &Steer, actions: &mut VecDeque<Action>) {
-        let event = steer.failed(self.sequence.take(), SteerRefusal::NotSupported);
+    /// Keeps a steer until this turn has ended, and says so among the turn's own events.
+    pub(crate) fn accept_steer(
+        &mut self,
+        now: Now,
+        ids: &mut dyn IdSource,
+        steer: Steer,
+        actions: &mut VecDeque<Action>,
+    ) {
+        let event = self.steers.accept(ids, self.sequence.take(), steer);
         actions.push_back(Action::Send(event));
         self.silent_since = now.elapsed;
     }
@@ -379,16 +385,46 @@ impl Turn {
         self.sequence.lane()
     }
 
+    /// Refuses a steer of this turn, among the turn's own events.
+    pub(crate) fn refuse_steer(
+        &mut self,
+        now: Now,
+        steer: &Steer,
+        refusal: SteerRefusal<'_>,
+        actions: &mut VecDeque<Action>,
+    ) {
+        let event = steer.failed(self.sequence.take(), refusal);
+        actions.push_back(Action::Send(event));
+        self.silent_since = now.elapsed;
+    }
+
+    /// A response whose chain may be compacted on the way is not steered: the steers would have
+    /// to be told apart from what is compacted.
+    pub(crate) fn is_steerable(&self) -> bool {
+        self.request.generate && self.compacting.is_none()
+    }
+
+    /// The steers that wait for this turn to end.
+    pub(crate) fn steers(&self) -> &Submissions {
+        &self.steers
+    }
+
+    /// The steers of a turn whose last event was sent, and the request that it was made by.
+    pub(crate) fn into_steers(self) -> Option<(Owed, Box<CreateRequest>)> {
+        let owed = Owed::new(self.response.id, self.sequence, self.steers)?;
+        Some((owed, self.request))
+    }
+
     pub(crate) fn is_started(&self) -> bool {
         self.started
     }
 
     pub(crate) fn is_stored(&self) -> bool {
-        self.store
+        self.request.store
     }
 
     pub(crate) fn is_warm_up(&self) -> bool {
-        !self.generate
+        !self.request.generate
     }
 
     fn announce_start(&mut self, actions: &mut VecDeque<Action>) {
@@ -405,7 +441,7 @@ impl Turn {
                 actions,
             };
             let sealer = &*self.sealer;
-            let sealer = self.include.sealed_reasoning.then_some(sealer);
+            let sealer = self.request.include.sealed_reasoning.then_some(sealer);
             let (item, call) = item.close(&mut outlet, ending, sealer);
             self.output.push(item);
             self.calls.extend(call);

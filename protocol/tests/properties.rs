@@ -4,10 +4,11 @@ mod interleaving;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 500,
+        cases: 200,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
@@ -15,14 +16,8 @@ proptest! {
     /// Numbers count from 0, one end for each create and nothing after it, lanes are first in,
     /// first out and do not overlap, at most so many run, and all memory is given back.
     #[test]
-    fn a_session_keeps_its_promises(bytes in vec(any::<u8>(), 0..1200)) {
-        interleaving::play(&bytes);
-    }
-
-    /// The same with turns that get somewhere: mostly creates, starts, items and ends.
-    #[test]
-    fn a_busy_session_keeps_its_promises(steps in vec(step(), 0..250)) {
-        interleaving::play(&steps.concat());
+    fn a_session_keeps_its_promises(inputs in vec(vec(any::<u8>(), 0..30), 0..300)) {
+        interleaving::play(inputs.iter().map(Vec::as_slice));
     }
 
     /// A good message with a few bytes changed is answered or ignored, and never worse.
@@ -35,6 +30,29 @@ proptest! {
             message.splice(at..end, added.bytes());
         }
         interleaving::hear(&message);
+    }
+}
+
+/// The same for a million inputs of sessions at work: creates, starts, items, ends, and steers
+/// and cancels in between.
+#[test]
+fn a_million_inputs_break_no_promise() {
+    const INPUTS: usize = 1_000_000;
+    const AT_A_TIME: usize = 500;
+    let config = ProptestConfig {
+        cases: (INPUTS / AT_A_TIME) as u32,
+        // Shorter inputs are easier to read, but not worth minutes.
+        max_shrink_time: 20_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    let strategy = vec(input(), AT_A_TIME);
+    let played = TestRunner::new(config).run(&strategy, |inputs| {
+        interleaving::play(inputs.iter().map(Vec::as_slice));
+        Ok(())
+    });
+    if let Err(failure) = played {
+        panic!("{failure}");
     }
 }
 
@@ -105,11 +123,21 @@ fn snippet() -> impl Strategy<Value = String> {
 }
 
 /// One input of a session at work.
-fn step() -> impl Strategy<Value = Vec<u8>> {
+fn input() -> impl Strategy<Value = Vec<u8>> {
     let create = vec(any::<u8>(), 4).prop_map(|bytes| [vec![0], bytes].concat());
-    let output = (any::<u8>(), any::<u8>()).prop_map(|(turn, output)| vec![4, turn, output]);
+    let output = vec(any::<u8>(), 3).prop_map(|bytes| [vec![4], bytes].concat());
     let loaded = any::<u8>().prop_map(|turn| vec![10, turn]);
     let saved = (any::<u8>(), any::<u8>()).prop_map(|(turn, answer)| vec![11, turn, answer]);
-    let other = (12..15u8, any::<u8>(), any::<u8>()).prop_map(|(a, b, c)| vec![a, b, c]);
-    prop_oneof![5 => create, 30 => output, 2 => loaded, 2 => saved, 1 => other]
+    let cancel = (any::<u8>(), any::<u8>()).prop_map(|(id, how)| vec![12, id, how]);
+    let time = (0..16u8).prop_map(|seconds| vec![14 + 16 * seconds]);
+    let steer = (any::<u8>(), any::<u8>()).prop_map(|(target, input)| vec![15, target, input]);
+    prop_oneof![
+        10 => create,
+        60 => output,
+        4 => loaded,
+        4 => saved,
+        6 => steer,
+        1 => cancel,
+        1 => time,
+    ]
 }

@@ -146,6 +146,10 @@ pub struct LimitArgs {
     #[arg(long, value_name = "COUNT", default_value_t = 256)]
     max_queued: usize,
 
+    /// Steers waiting for one response to end; more are refused
+    #[arg(long, value_name = "COUNT", default_value_t = 32)]
+    max_steers: usize,
+
     /// Bytes of the messages waiting on one connection; more are refused
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, default_value = "256MiB")]
     max_queued_bytes: u64,
@@ -196,6 +200,7 @@ impl LimitArgs {
             running_responses: self.max_running.get(),
             lane_names: self.max_lanes,
             queued_creates: self.max_queued,
+            pending_steers: self.max_steers,
             queued_bytes: usize::try_from(self.max_queued_bytes).unwrap_or(usize::MAX),
             message_bytes: usize::try_from(self.max_message_bytes).unwrap_or(usize::MAX),
             chain_bytes: self.max_chain_bytes,

@@ -7,9 +7,11 @@ use crate::chain::{Chain, EngineState};
 use crate::engine::{FinishReason, Usage};
 use crate::event::Event;
 use crate::failure::Failure;
+use crate::id::IdSource;
 use crate::lane::{LaneName, Origin};
 use crate::message::CancelTarget;
 use crate::session::{Now, Phase, Running, SaveFailed, Session, Stage, Transport, Why};
+use crate::steer::{Owed, SteerRefusal};
 use crate::turn::Turn;
 
 /// A turn that ended well. Its last event waits until the response is stored, if it is to be.
@@ -25,6 +27,7 @@ impl Session {
     pub(super) fn finish(
         &mut self,
         now: Now,
+        ids: &mut dyn IdSource,
         key: TurnKey,
         reason: FinishReason,
         usage: Usage,
@@ -49,18 +52,19 @@ impl Session {
                 let stage = Stage::Saving(Box::new(finished));
                 self.running.insert(key, Running { origin, stage });
             }
-            None => self.complete(origin, finished),
+            None => self.complete(ids, origin, finished),
         }
     }
 
     pub(super) fn end_save(
         &mut self,
+        ids: &mut dyn IdSource,
         origin: Origin,
         finished: Finished,
         saved: Result<(), SaveFailed>,
     ) {
         match saved {
-            Ok(()) => self.complete(origin, finished),
+            Ok(()) => self.complete(ids, origin, finished),
             Err(SaveFailed) => {
                 let failure = Failure::server_error("The response could not be stored.");
                 self.fail(origin, finished.turn, failure);
@@ -69,22 +73,27 @@ impl Session {
     }
 
     /// Sends the last event of a turn that ended well. Its lane goes on from it.
-    fn complete(&mut self, origin: Origin, finished: Finished) {
-        let outcome = match finished.terminal.name {
+    fn complete(&mut self, ids: &mut dyn IdSource, origin: Origin, finished: Finished) {
+        let Finished {
+            mut turn,
+            terminal,
+            chain,
+            usage,
+        } = finished;
+        let outcome = match terminal.name {
             "response.completed" => "completed",
             _ => "incomplete",
         };
-        let lane = self.lanes.of(origin.lane.as_ref());
+        let name = origin.lane.clone();
+        let lane = self.lanes.of(name.as_ref());
         lane.running = None;
-        lane.advance(finished.chain.clone(), finished.turn.is_warm_up());
-        self.actions.push_back(Action::Send(finished.terminal));
-        self.log(
-            origin,
-            outcome,
-            finished.usage,
-            finished.chain.turns(),
-            finished.turn.is_stored(),
-        );
+        let left_behind = lane.advance(chain.clone(), turn.is_warm_up());
+        turn.send_terminal(terminal, &mut self.actions);
+        self.log(origin, outcome, usage, chain.turns(), turn.is_stored());
+        self.fail_steers(left_behind, SteerRefusal::NotContinued);
+        if let Some((owed, request)) = turn.into_steers() {
+            self.hand_on(ids, name.as_ref(), chain, owed, request);
+        }
     }
 
     /// Ends a turn in whatever stage it is.
@@ -99,27 +108,51 @@ impl Session {
     }
 
     /// Ends a turn whose engine was asked to start.
-    fn fail(&mut self, origin: Origin, turn: Box<Turn>, failure: Failure) {
-        let outcome = failure.code;
-        turn.fail(failure, &mut self.actions);
-        self.abandon(origin, outcome);
+    fn fail(&mut self, origin: Origin, mut turn: Box<Turn>, failure: Failure) {
+        if !turn.is_started() {
+            return self.refuse(origin, failure);
+        }
+        turn.fail(&failure, &mut self.actions);
+        let left_behind = self.evict_parent(&origin);
+        self.end_without_link(origin, failure.code);
+        self.fail_steers(left_behind, SteerRefusal::NotContinued);
+        let owed = turn.into_steers().map(|(owed, _)| owed);
+        self.fail_steers(owed, SteerRefusal::NotActive);
     }
 
     /// Ends a turn that has no response.
     pub(super) fn refuse(&mut self, origin: Origin, failure: Failure) {
-        let outcome = failure.code;
-        self.send_error(origin.lane.as_ref(), failure);
-        self.abandon(origin, outcome);
+        // What a client did not ask for must not cost it the response that it could continue.
+        let left_behind = match origin.is_automatic {
+            true => None,
+            false => self.evict_parent(&origin),
+        };
+        self.turn_away(origin, failure.code, failure);
+        self.fail_steers(left_behind, SteerRefusal::NotContinued);
     }
 
     /// A turn that fails takes its parent with it, if its own lane keeps that: the state behind it
-    /// may be damaged. The parent of a fork stays with its lane.
-    fn abandon(&mut self, origin: Origin, outcome: &str) {
+    /// may be damaged. The parent of a fork stays with its lane. Returns the steers that were for
+    /// the parent.
+    fn evict_parent(&mut self, origin: &Origin) -> Option<Owed> {
         let lane = self.lanes.of(origin.lane.as_ref());
-        lane.running = None;
-        if let Some(parent) = &origin.parent {
-            lane.evict(parent);
+        lane.evict(origin.parent.as_ref()?)
+    }
+
+    /// Tells why a turn has no response: those who sent its create and those who steered.
+    fn turn_away(&mut self, mut origin: Origin, outcome: &str, failure: Failure) {
+        let steers = origin.steers.take();
+        let why = failure.message.clone();
+        if !origin.is_automatic {
+            self.send_error(origin.lane.as_ref(), failure);
         }
+        self.end_without_link(origin, outcome);
+        self.fail_steers(steers, SteerRefusal::NoSuccessor(&why));
+    }
+
+    /// Ends a turn that becomes no part of a chain.
+    fn end_without_link(&mut self, origin: Origin, outcome: &str) {
+        self.lanes.of(origin.lane.as_ref()).running = None;
         self.log(origin, outcome, Usage::default(), 0, false);
     }
 
@@ -142,12 +175,12 @@ impl Session {
                 };
                 if let Some(key) = lane.running {
                     self.cancel_running(key);
-                } else if let Some(waiting) = lane.queue.pop_front() {
+                } else if let Some(mut waiting) = lane.queue.pop_front() {
                     // Nothing of this lane runs, so its first create waits for other lanes to end.
-                    self.queued -= 1;
-                    self.queued_bytes -= waiting.bytes;
-                    self.send_error(name.as_ref(), Failure::response_cancelled());
-                    self.log(waiting.origin, "cancelled", Usage::default(), 0, false);
+                    self.leave_queue(&waiting);
+                    self.take_steers(&mut waiting.origin, &waiting.request);
+                    let failure = Failure::response_cancelled();
+                    self.turn_away(waiting.origin, "cancelled", failure);
                 }
             }
         }
@@ -161,17 +194,16 @@ impl Session {
         let Some(Running { origin, stage }) = self.running.remove(&key) else {
             return;
         };
-        match stage {
-            Stage::Making(turn) => {
-                self.actions.push_back(Action::Stop { turn: key });
+        if let Stage::Making(mut turn) = stage {
+            self.actions.push_back(Action::Stop { turn: key });
+            if turn.is_started() {
                 turn.cancel(&mut self.actions);
-            }
-            Stage::Loading(_) | Stage::Referring(_) | Stage::Saving(_) => {
-                self.send_error(origin.lane.as_ref(), Failure::response_cancelled());
+                self.end_without_link(origin, "cancelled");
+                let owed = turn.into_steers().map(|(owed, _)| owed);
+                return self.fail_steers(owed, SteerRefusal::NotActive);
             }
         }
-        self.lanes.of(origin.lane.as_ref()).running = None;
-        self.log(origin, "cancelled", Usage::default(), 0, false);
+        self.turn_away(origin, "cancelled", Failure::response_cancelled());
     }
 
     fn log(&mut self, origin: Origin, outcome: &str, usage: Usage, turns: u64, stored: bool) {
@@ -185,6 +217,7 @@ impl Session {
                 usage,
                 turns,
                 stored,
+                automatic: origin.is_automatic,
             },
         });
     }
@@ -229,6 +262,7 @@ impl Session {
 
     pub(super) fn close(&mut self, why: Why) {
         self.phase = Phase::Closed;
+        self.fail_all_steers();
         if self.transport == Transport::Http {
             return;
         }
@@ -244,6 +278,11 @@ impl Session {
 }
 
 impl Finished {
+    /// Bytes of the messages of the steers that wait for it to be stored.
+    pub(super) fn steer_bytes(&self) -> usize {
+        self.turn.steers().bytes()
+    }
+
     /// What the store gets, unless the response is not to be stored.
     fn record(&self) -> Option<StoredResponse> {
         Some(StoredResponse {

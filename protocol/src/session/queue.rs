@@ -25,9 +25,11 @@ impl Session {
         };
         let must_wait =
             lane.running.is_some() || self.running.len() >= self.limits.running_responses;
-        let is_full = self.queued >= self.limits.queued_creates
-            || self.queued_bytes + bytes > self.limits.queued_bytes;
-        if must_wait && is_full {
+        let is_full = |session: &Self| {
+            session.queued >= session.limits.queued_creates
+                || session.waiting_bytes() + bytes > session.limits.queued_bytes
+        };
+        if must_wait && is_full(self) {
             let failure = Failure::too_many_queued_responses();
             return self.send_error(create.lane.as_ref(), failure);
         }
@@ -52,6 +54,8 @@ impl Session {
             parent,
             model,
             tools_not_offered,
+            is_automatic: false,
+            steers: None,
         };
         let lane = self.lanes.of(origin.lane.as_ref());
         lane.queue.push_back(Waiting {
@@ -70,12 +74,15 @@ impl Session {
         while let Some(waiting) = self.next_waiting() {
             self.start(now, waiting);
         }
-        let idle = self.running.is_empty() && self.queued == 0;
         match self.phase {
-            Phase::Aged { .. } if idle => self.close(Why::Age),
-            Phase::Closing(why) if idle => self.close(why),
+            Phase::Aged { .. } if self.is_idle() => self.close(Why::Age),
+            Phase::Closing(why) if self.is_idle() => self.close(why),
             _ => {}
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.lanes.iter().all(|(_, lane)| lane.queue.is_empty())
     }
 
     /// The create to go next: of those at the head of an idle lane, the one that came first.
@@ -93,18 +100,26 @@ impl Session {
             })
             .min_by_key(|lane| lane.queue.front().map(|head| head.origin.key))?;
         let waiting = lane.queue.pop_front()?;
-        self.queued -= 1;
-        self.queued_bytes -= waiting.bytes;
+        self.leave_queue(&waiting);
         Some(waiting)
+    }
+
+    /// Counts a create out that was taken from its queue.
+    pub(super) fn leave_queue(&mut self, waiting: &Waiting) {
+        if !waiting.origin.is_automatic {
+            self.queued -= 1;
+            self.queued_bytes -= waiting.bytes;
+        }
     }
 
     fn start(&mut self, now: Now, waiting: Waiting) {
         let Waiting {
-            origin,
+            mut origin,
             request,
             pinned,
             ..
         } = waiting;
+        self.take_steers(&mut origin, &request);
         let refusal = match self.phase {
             Phase::Open => None,
             Phase::Closing(Why::Drain) => Some(Failure::server_shutting_down()),
@@ -135,9 +150,12 @@ impl Session {
         &mut self,
         now: Now,
         origin: Origin,
-        request: Box<CreateRequest>,
+        mut request: Box<CreateRequest>,
         parent: Option<Chain>,
     ) {
+        if let Some(steers) = &origin.steers {
+            request.input = steers.in_front_of(&request.input);
+        }
         let before = parent.as_ref().map_or(0, Chain::bytes);
         let added: usize = request.input.iter().map(Item::size).sum();
         if before + added as u64 > self.limits.chain_bytes {
@@ -146,7 +164,7 @@ impl Session {
         }
         let (id, lane) = (origin.id.clone(), origin.lane.clone());
         let sealer = Arc::clone(&self.sealer);
-        match Turn::start(now, id, lane, parent, *request, sealer, &self.limits) {
+        match Turn::start(now, id, lane, parent, request, sealer, &self.limits) {
             Ok((making, request)) => {
                 let turn = origin.key;
                 let lane = origin.lane.clone();

@@ -319,7 +319,7 @@ impl Turn {
         });
         self.output.push(made.clone());
         // It stands for all but the tools that were offered.
-        self.input = match &*self.carried.standing.tools {
+        self.request.input = match &*self.carried.standing.tools {
             [] => Arc::default(),
             _ => compaction::tools_offered(parent, &request.input),
         };
@@ -332,7 +332,7 @@ impl Turn {
             };
         }
         compacting.spent = compacting.total(usage);
-        let input = self.input.iter().cloned().chain([made]).collect();
+        let input = self.request.input.iter().cloned().chain([made]).collect();
         Progress::Again(Box::new(compacting.answer_request(input)))
     }
 }

@@ -1,10 +1,11 @@
 //! Plays whatever some bytes say against a session, and checks what must hold in any case.
 //!
-//! Every byte string is a sequence of inputs: creates on a few lanes, cancels, garbage, output of
-//! engines that may be nonsense, answers of the store, time, a drain. The property tests and the
-//! fuzz target share this.
+//! Any bytes are an input, of which missing ones are zero: creates on a few lanes, steers, cancels,
+//! garbage, output of engines that may be nonsense, answers of the store, time, a drain. The
+//! property tests and the fuzz target share this.
 
 mod items;
+mod steers;
 #[path = "../runner/watch.rs"]
 mod watch;
 
@@ -24,20 +25,36 @@ use turnwire_protocol::limits::Limits;
 use turnwire_protocol::seal::Transparent;
 use turnwire_protocol::session::{Now, SaveFailed, Session, Transport};
 
+use self::steers::Ledger;
 use self::watch::Watch;
 
-const RUNNING: usize = 3;
+const RUNNING: usize = 4;
+const PENDING_STEERS: usize = 3;
 /// Shorter than what passes at a time, and longer.
 const KEEP_ALIVE: Duration = Duration::from_secs(7);
 
-/// Plays `bytes` to their end, then lets everything come to an end. Panics if anything is wrong.
-pub(crate) fn play(bytes: &[u8]) {
+/// Plays inputs to their end, then lets everything come to an end. Panics if anything is wrong.
+///
+/// A connection that closes is followed by another. The last one is hung up on in the middle of
+/// whatever it does, one time out of two.
+pub(crate) fn play<'a>(inputs: impl IntoIterator<Item = &'a [u8]>) {
     let mut play = Play::new();
-    let mut script = Script(bytes);
-    while let Some(what) = script.next() {
+    let mut in_order = true;
+    for input in inputs {
+        let mut script = Script(input);
+        let what = script.next().unwrap_or(0);
         play.act(what, &mut script);
+        if play.closed {
+            play.wind_up();
+            play = Play::new();
+        }
+        in_order = !in_order;
     }
-    play.wind_up();
+    if in_order {
+        play.wind_up();
+    } else {
+        play.hang_up();
+    }
 }
 
 /// Gives sessions of both kinds one message, whatever it is. Each answers it at most once, and
@@ -78,7 +95,7 @@ pub(crate) fn hear(message: &[u8]) {
     }
 }
 
-/// The bytes not read yet.
+/// The bytes of an input that are not read yet.
 struct Script<'a>(&'a [u8]);
 
 impl Iterator for Script<'_> {
@@ -135,7 +152,7 @@ struct Play {
     watch: Watch,
     /// The lane of the event that was sent last, if it ended something.
     ended_on: Option<Option<String>>,
-    /// The last turn that ended on each lane.
+    /// The last create that ended on each lane.
     last_ended: BTreeMap<Option<String>, TurnKey>,
     ended: BTreeSet<TurnKey>,
     loading: BTreeMap<TurnKey, String>,
@@ -144,7 +161,9 @@ struct Play {
     making: BTreeMap<TurnKey, Making>,
     /// The lane of each turn that was started.
     lanes: BTreeMap<TurnKey, Option<String>>,
-    /// When the response that runs on each lane sent its last event.
+    /// The response that runs on each lane.
+    speaking: BTreeMap<Option<String>, String>,
+    /// When it sent its last event.
     heard: BTreeMap<Option<String>, Duration>,
     saving: BTreeMap<TurnKey, Chain>,
     stored: BTreeMap<String, Chain>,
@@ -152,6 +171,18 @@ struct Play {
     items: Vec<String>,
     /// All responses that were seen, with outputs for the calls in them.
     responses: Vec<(String, Vec<String>)>,
+    /// The settings of each response, as its `response.created` shows them.
+    settings: BTreeMap<String, Value>,
+    /// Creates that were sent, each with its number in `metadata`.
+    creates: u64,
+    /// The numbers that were seen in a `response.created`.
+    numbers: BTreeSet<String>,
+    steers: Ledger,
+    /// Turns whose input is nothing but steers.
+    steered: BTreeSet<TurnKey>,
+    /// Responses that no create of their own was sent for.
+    successors: BTreeSet<String>,
+    wrapping_up: BTreeSet<TurnKey>,
     states: Vec<Weak<()>>,
     closed: bool,
 }
@@ -159,11 +190,12 @@ struct Play {
 impl Play {
     fn new() -> Self {
         let limits = Limits {
-            connection_age: Some(Duration::from_secs(60)),
+            connection_age: Some(Duration::from_secs(120)),
             age_grace: Duration::from_secs(10),
             keep_alive: Some(KEEP_ALIVE),
             running_responses: RUNNING,
-            lane_names: 3,
+            lane_names: 5,
+            pending_steers: PENDING_STEERS,
             queued_creates: 6,
             queued_bytes: 4000,
             message_bytes: 1000,
@@ -185,11 +217,19 @@ impl Play {
             referring: BTreeMap::new(),
             making: BTreeMap::new(),
             lanes: BTreeMap::new(),
+            speaking: BTreeMap::new(),
             heard: BTreeMap::new(),
             saving: BTreeMap::new(),
             stored: BTreeMap::new(),
             items: Vec::new(),
             responses: Vec::new(),
+            settings: BTreeMap::new(),
+            creates: 0,
+            numbers: BTreeSet::new(),
+            steers: Ledger::default(),
+            steered: BTreeSet::new(),
+            successors: BTreeSet::new(),
+            wrapping_up: BTreeSet::new(),
             states: Vec::new(),
             closed: false,
         }
@@ -251,14 +291,11 @@ impl Play {
             }
             12 => {
                 let id = script.pick(&self.responses).map_or("", |(id, _)| id);
-                let message = match script.next().unwrap_or(0) % 6 {
+                let message = match script.next().unwrap_or(0) % 5 {
                     0 => format!(r#"{{"type":"response.cancel","response_id":"{id}"}}"#),
                     1 => r#"{"type":"response.cancel"}"#.to_owned(),
                     2 => r#"{"type":"response.cancel","stream_id":"a"}"#.to_owned(),
-                    3 => format!(
-                        r#"{{"type":"response.steer","previous_response_id":"{id}","input":"x"}}"#
-                    ),
-                    4 => r#"{"type":"response.inject","response_id":"x","input":[]}"#.to_owned(),
+                    3 => r#"{"type":"response.inject","response_id":"x","input":[]}"#.to_owned(),
                     _ => r#"{"type":"response.processed"}"#.to_owned(),
                 };
                 self.say(message);
@@ -279,7 +316,11 @@ impl Play {
                 self.assert_no_silence();
             }
             _ if what == 255 => self.session.handle_drain(self.now),
-            _ => self.session.handle_oversized(self.now),
+            _ if what == 239 => self.session.handle_oversized(self.now),
+            _ => {
+                let message = self.steer(script);
+                self.say(message);
+            }
         }
         self.carry_out();
     }
@@ -292,12 +333,18 @@ impl Play {
 
     /// A create that is mostly right.
     fn create(&mut self, script: &mut Script<'_>) -> String {
-        let lane = match script.next().unwrap_or(0) % 16 {
+        let byte = script.next().unwrap_or(0);
+        let lane = match byte % 16 {
             0..=4 => "",
             5..=8 => r#","stream_id":"a""#,
             9..=12 => r#","stream_id":"b""#,
-            13 => r#","stream_id":"c""#,
-            14 => r#","stream_id":"d""#,
+            13 => match byte / 16 % 4 {
+                0 => r#","stream_id":"c""#,
+                1 => r#","stream_id":"d""#,
+                2 => r#","stream_id":"e""#,
+                _ => r#","stream_id":"f""#,
+            },
+            14 => r#","stream_id":"c""#,
             _ => r#","stream_id":"""#,
         };
         let none = (String::new(), Vec::new());
@@ -336,9 +383,30 @@ impl Play {
             parent => format!(r#","previous_response_id":"{parent}""#),
         };
         let items = items.join(",");
+        self.creates += 1;
+        let number = self.creates;
         format!(
-            r#"{{"type":"response.create","model":"m"{lane}{parent},"input":[{items}]{setting}}}"#
+            r#"{{"type":"response.create","model":"m"{lane}{parent},"input":[{items}]{setting},"metadata":{{"create":"{number}"}}}}"#
         )
+    }
+
+    /// A steer that is mostly right, of a response that mostly runs.
+    fn steer(&mut self, script: &mut Script<'_>) -> String {
+        let back = usize::from(script.next().unwrap_or(0) % 8);
+        let running: Vec<&String> = self.speaking.values().collect();
+        let target = match (back, self.responses.last()) {
+            (0..=5, _) if !running.is_empty() => running[back % running.len()].clone(),
+            (6, Some((id, _))) => id.clone(),
+            _ => format!("resp_{:032x}", self.ids.0),
+        };
+        let text = self.steers.text();
+        let input = match script.next().unwrap_or(0) {
+            0..=149 => format!(r#""{text}""#),
+            150..=229 => format!(r#"[{{"role":"user","content":"{text}"}}]"#),
+            230..=242 => r#""""#.to_owned(),
+            _ => format!(r#"[{{"role":"system","content":"{text}"}}]"#),
+        };
+        format!(r#"{{"type":"response.steer","previous_response_id":"{target}","input":{input}}}"#)
     }
 
     /// What an engine says next; mostly something that keeps to its contract.
@@ -354,6 +422,9 @@ impl Play {
             (Making::AskedToWatch, _) => (EngineOutput::Started, Making::Watching),
             (Making::Watching, 0..=119) => (self.finished(FinishReason::ContextThreshold), making),
             (Making::WarmingUp, _) => (self.finished(FinishReason::Stop), making),
+            (Making::BetweenItems, 0..=199) if self.wrapping_up.contains(&turn) => {
+                (self.finished(FinishReason::WrappedUp), making)
+            }
             (Making::BetweenItems, 0..=79) => (
                 EngineOutput::ItemStarted(ItemStart::Message),
                 Making::InMessage,
@@ -380,6 +451,9 @@ impl Play {
                 (self.finished(FinishReason::Stop), making)
             }
             (Making::Over, _) => (EngineOutput::ItemDone, making),
+            (_, 240..) if self.wrapping_up.contains(&turn) => {
+                (self.finished(FinishReason::WrappedUp), making)
+            }
             (_, 230..) => (self.finished(FinishReason::MaxOutputTokens), making),
             (_, 120..) => (EngineOutput::ItemDone, Making::BetweenItems),
             (Making::InCall, _) => (EngineOutput::ArgumentsDelta { text }, making),
@@ -399,7 +473,7 @@ impl Play {
 
     fn nonsense(&mut self, script: &mut Script<'_>, text: String) -> EngineOutput {
         let tool = "g".into();
-        match script.next().unwrap_or(0) % 8 {
+        match script.next().unwrap_or(0) % 10 {
             0 => EngineOutput::Started,
             1 => EngineOutput::ItemStarted(ItemStart::Message),
             2 => EngineOutput::ItemStarted(ItemStart::FunctionCall { tool }),
@@ -407,6 +481,8 @@ impl Play {
             4 => EngineOutput::ReasoningDelta { text },
             5 => EngineOutput::RefusalDelta { text },
             6 => EngineOutput::ItemDone,
+            7 => self.finished(FinishReason::WrappedUp),
+            8 => self.finished(FinishReason::ContextThreshold),
             _ => self.finished(FinishReason::ContentFilter),
         }
     }
@@ -422,6 +498,7 @@ impl Play {
     }
 
     fn carry_out(&mut self) {
+        self.ended_on = None;
         while let Some(action) = self.session.poll_action() {
             assert!(!self.closed, "after the close: {action:?}");
             match action {
@@ -434,6 +511,8 @@ impl Play {
                     let lane = lane.map(str::to_owned);
                     assert_eq!(event.lane.as_ref().map(LaneName::as_str), lane.as_deref());
                     self.listen(&lane, &json, event.is_terminal());
+                    self.steers.follow(lane.as_deref(), &json);
+                    self.compare_settings(&json);
                     self.ended_on = event.is_terminal().then_some(lane);
                     if let Some(id) = json.pointer("/response/id").and_then(|id| id.as_str()) {
                         self.responses.retain(|(seen, _)| seen != id);
@@ -459,6 +538,10 @@ impl Play {
                     request,
                 } => {
                     let lane = lane.map(|lane| lane.as_str().to_owned());
+                    let is_first_run = !self.lanes.contains_key(&turn);
+                    if is_first_run && self.steers.start(turn, lane.as_deref(), &request) {
+                        self.steered.insert(turn);
+                    }
                     self.lanes.insert(turn, lane);
                     assert!(!self.ended.contains(&turn), "started after its end");
                     self.loading.remove(&turn);
@@ -475,7 +558,10 @@ impl Play {
                     let again = matches!(former, Some(Making::Over));
                     assert!(former.is_none() || again, "started twice");
                 }
-                Action::WrapUp { .. } => {}
+                Action::WrapUp { turn } => {
+                    assert!(self.making.contains_key(&turn), "it is not being made");
+                    assert!(self.wrapping_up.insert(turn), "asked twice");
+                }
                 Action::Stop { turn } => {
                     assert!(self.making.remove(&turn).is_some(), "stopped for nothing");
                 }
@@ -486,13 +572,22 @@ impl Play {
                     );
                     self.saving.insert(turn, record.chain);
                 }
-                Action::Ended { turn, .. } => {
-                    let lane = self
-                        .ended_on
-                        .take()
-                        .expect("an end is told to the client first");
-                    let former = self.last_ended.insert(lane, turn);
-                    assert!(former < Some(turn), "a lane is not first in, first out");
+                Action::Ended { turn, summary } => {
+                    let created = self.settings.contains_key(summary.id.as_str());
+                    let told = self.ended_on.take();
+                    if summary.automatic {
+                        assert_eq!(told.is_some(), created, "nobody asked for this one");
+                        let started = self.lanes.contains_key(&turn);
+                        assert_eq!(started, self.steered.contains(&turn), "with other input");
+                    } else {
+                        let lane = told.expect("an end is told to the client first");
+                        let former = self.last_ended.insert(lane, turn);
+                        assert!(former < Some(turn), "a lane is not first in, first out");
+                    }
+                    if created {
+                        let successor = self.successors.contains(summary.id.as_str());
+                        assert_eq!(summary.automatic, successor, "whose create was this?");
+                    }
                     assert!(self.ended.insert(turn), "ended twice");
                     self.making.remove(&turn);
                     self.loading.remove(&turn);
@@ -505,6 +600,27 @@ impl Play {
             let running = waiting + self.making.len() + self.saving.len();
             assert!(running <= RUNNING, "{running} turns run at once");
         }
+        self.steers.rest(|turn| self.ended.contains(&turn));
+    }
+
+    /// A successor is asked for what its target was; each create has a number of its own.
+    fn compare_settings(&mut self, json: &Value) {
+        if json["type"] != "response.created" {
+            return;
+        }
+        let mut settings = json["response"].clone();
+        let members = settings.as_object_mut().expect("a response is an object");
+        let mut take = |name: &str| members.remove(name).expect("it has all its members");
+        let (id, parent) = (take("id"), take("previous_response_id"));
+        take("created_at");
+        let id = id.as_str().expect("an id is a string").to_owned();
+        let number = settings["metadata"]["create"].as_str();
+        if number.is_some_and(|number| !self.numbers.insert(number.to_owned())) {
+            let target = parent.as_str().and_then(|parent| self.settings.get(parent));
+            assert_eq!(Some(&settings), target, "a successor with other settings");
+            self.successors.insert(id.clone());
+        }
+        self.settings.insert(id, settings);
     }
 
     /// Notes when a response was heard of. One that speaks shows no other sign of life.
@@ -520,13 +636,19 @@ impl Play {
                 );
             }
             Some("error") => return,
+            // The target of this one has ended.
+            Some(name) if name.starts_with("response.steer.") && last.is_none() => return,
             Some(_) if number == Some(0) && json.get("response").is_none() => return,
             _ => {}
         }
         if is_terminal {
             self.heard.remove(lane);
+            self.speaking.remove(lane);
         } else {
             self.heard.insert(lane.clone(), self.now.elapsed);
+            if let Some(id) = json["response"]["id"].as_str() {
+                self.speaking.insert(lane.clone(), id.to_owned());
+            }
         }
     }
 
@@ -561,8 +683,10 @@ impl Play {
             }
             self.carry_out();
         }
+        self.steers.idle();
         self.session.handle_drain(self.now);
         self.carry_out();
+        self.steers.end();
         assert!(self.closed, "a drained connection closes");
         let keys: Vec<u64> = self.ended.iter().map(|turn| turn.0).collect();
         let all: Vec<u64> = (0..keys.len() as u64).collect();
@@ -571,8 +695,14 @@ impl Play {
         self.say(r#"{"type":"response.create","model":"m","input":"x"}"#);
         self.carry_out();
 
+        self.hang_up();
+    }
+
+    /// Drops the connection as it is.
+    fn hang_up(self) {
         drop(self.session);
         drop(self.stored);
+        drop(self.saving);
         assert!(
             self.states.iter().all(|state| state.strong_count() == 0),
             "a link outlives its connection"

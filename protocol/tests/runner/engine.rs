@@ -167,6 +167,7 @@ fn finished(details: &[&str]) -> Result<EngineOutput, String> {
                     "max_output_tokens" => FinishReason::MaxOutputTokens,
                     "content_filter" => FinishReason::ContentFilter,
                     "context_threshold" => FinishReason::ContextThreshold,
+                    "wrapped_up" => FinishReason::WrappedUp,
                     other => return Err(format!("nothing finishes with {other}")),
                 }
             }

@@ -17,7 +17,7 @@
 //! load t1 / loaded t1: found|none     the session asks the store, and is answered
 //! load-items t1 ids=["$i"]            it asks for items; items t1: all|none answers
 //! save t1 / saved t1: ok|failed
-//! stop t1, ended t1 outcome=…, close code=1001
+//! stop t1, wrap-up t1, ended t1 outcome=…, close code=1001
 //! ~ 90s                               time passes; the session is woken when it asked for it
 //! drain, oversized, reconnect         reconnect: a new connection to the same store
 //! ```
@@ -305,6 +305,7 @@ impl Stage {
                 "age_grace" => self.limits.age_grace = Duration::from_secs(number),
                 "running_responses" => self.limits.running_responses = size,
                 "lane_names" => self.limits.lane_names = size,
+                "pending_steers" => self.limits.pending_steers = size,
                 "queued_creates" => self.limits.queued_creates = size,
                 "queued_bytes" => self.limits.queued_bytes = size,
                 "message_bytes" => self.limits.message_bytes = size,
@@ -416,6 +417,7 @@ impl Stage {
                     "outcome": summary.outcome,
                     "turns": summary.turns,
                     "stored": summary.stored,
+                    "automatic": summary.automatic,
                     "input_tokens": summary.usage.input_tokens,
                 });
                 ("ended", Some(turn), seen)

@@ -1,10 +1,15 @@
 //! What must hold of the events of a connection, whatever happens on it.
 
+#[path = "steers.rs"]
+mod steers;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 use turnwire_protocol::event::Event;
 use turnwire_protocol::session::Transport;
+
+use self::steers::Steers;
 
 /// Bytes of text that a delta holds at the most.
 const DELTA_BYTES: usize = 64 << 10;
@@ -51,6 +56,7 @@ pub(crate) struct Watch {
     running: BTreeMap<Option<String>, Response>,
     /// How many creates were answered to the end: with a terminal event or an error.
     pub(crate) endings: usize,
+    steers: Steers,
 }
 
 #[derive(Debug, Default)]
@@ -135,7 +141,15 @@ impl Watch {
                 demand(number == 0, "an error is not numbered")?;
                 return check_error(json);
             }
-            "response.steer.failed" | "response.inject.failed" if number == 0 => return Ok(()),
+            "response.inject.failed" => return demand(number == 0, "an inject is not numbered"),
+            _ if event.name.starts_with("response.steer.") => {
+                let target = json["steer"]["previous_response_id"].as_str();
+                let running = self.running.get(&lane).map(|running| &*running.id);
+                // One that is being stored has no number left to give.
+                if number == 0 || running.is_none() || running != target {
+                    return self.steers.follow_over(lane.as_deref(), event.name, json);
+                }
+            }
             "response.created" => {
                 let response = response.ok_or("created without a response")?;
                 let id = response["id"]
@@ -172,9 +186,14 @@ impl Watch {
         if let Some(response) = &response_of(json) {
             demand(response["id"] == running.id.as_str(), "another response")?;
         }
+        if event.name.starts_with("response.steer.") {
+            let (id, lane) = (&*running.id, lane.as_deref());
+            return self.steers.follow_running(id, lane, event.name, json);
+        }
         running.follow(event.name, json)?;
         if event.is_terminal() {
             self.endings += 1;
+            self.steers.end(&running.id, running.next_number);
             self.running.remove(&lane);
         }
         Ok(())
@@ -189,7 +208,7 @@ impl Response {
     fn follow(&mut self, name: &str, json: &Value) -> Result<(), String> {
         let index = self.done.len();
         match name {
-            "response.created" | "response.steer.failed" => Ok(()),
+            "response.created" => Ok(()),
             "response.in_progress" => self.follow_snapshot(&json["response"]["output"]),
             "response.completed" | "response.incomplete" | "response.failed" => {
                 // A compaction that fails has nothing to show for itself.

@@ -157,6 +157,7 @@ impl Timing {
             total_ms = began.map(|began| milliseconds(began.elapsed())),
             turns = summary.turns,
             stored = summary.stored,
+            automatic = summary.automatic.then_some(true),
             tools.not_offered = (!not_offered.is_empty()).then(|| display(not_offered)),
             "turn"
         );
