@@ -75,10 +75,10 @@ impl Engine for ScriptedEngine {
     fn start(
         &self,
         request: TurnRequest,
-        _wrap_up: CancellationToken,
+        wrap_up: CancellationToken,
     ) -> BoxStream<'static, EngineOutput> {
         let ticket = Ticket::new(self.activity.clone());
-        match Play::new(&self.script, &request) {
+        match Play::new(&self.script, &request, wrap_up) {
             Ok(play) => stream::unfold((play, ticket), async |(mut play, mut ticket)| {
                 let output = play.next().await;
                 ticket.record(output.as_ref());

@@ -1,11 +1,11 @@
 //! Play: one turn of the scripted engine, output by output.
 
 use std::collections::VecDeque;
-use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use turnwire_protocol::chain::EngineState;
 use turnwire_protocol::engine::{
     EngineFailure, EngineFailureKind, EngineOutput, FinishReason, ItemStart, Purpose, TextFormat,
@@ -41,6 +41,8 @@ pub(super) struct Play {
     usage: Usage,
     /// The chain as it is with this turn's input, and with its output once that is made.
     seen: Seen,
+    /// Asks to end soon.
+    wrap_up: CancellationToken,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -71,7 +73,11 @@ struct Saying {
 
 impl Play {
     /// Fails where the turn cannot even start.
-    pub(super) fn new(script: &Script, request: &TurnRequest) -> Result<Self, EngineFailure> {
+    pub(super) fn new(
+        script: &Script,
+        request: &TurnRequest,
+        wrap_up: CancellationToken,
+    ) -> Result<Self, EngineFailure> {
         let parent = request.parent.as_ref().map(Seen::of).unwrap_or_default();
         let mut seen = parent.clone();
         seen.add(&request.input);
@@ -79,7 +85,7 @@ impl Play {
             .compact_threshold
             .is_some_and(|at| seen.tokens >= at)
         {
-            return Ok(Self::too_long(seen));
+            return Ok(Self::too_long(seen, wrap_up));
         }
         if let Some(limit) = script.context_tokens.filter(|limit| seen.tokens > *limit) {
             return Err(EngineFailure {
@@ -121,11 +127,12 @@ impl Play {
                 ..Usage::default()
             },
             seen,
+            wrap_up,
         })
     }
 
     /// Leaves it to be compacted.
-    fn too_long(seen: Seen) -> Self {
+    fn too_long(seen: Seen, wrap_up: CancellationToken) -> Self {
         Self {
             acts: VecDeque::new(),
             open: None,
@@ -140,6 +147,7 @@ impl Play {
                 ..Usage::default()
             },
             seen,
+            wrap_up,
         }
     }
 
@@ -150,8 +158,12 @@ impl Play {
         loop {
             match self.acts.front() {
                 _ if self.progress == Progress::Ended => return None,
+                Some(_) if self.progress == Progress::Started && self.wrap_up.is_cancelled() => {
+                    return Some(self.end(FinishReason::WrappedUp));
+                }
                 Some(Act::Wait(delay)) => {
-                    tokio::time::sleep(*delay).await;
+                    // Nothing is started after an interrupted pause, so it may as well be over.
+                    pause(*delay, &self.wrap_up).await;
                     self.acts.pop_front();
                 }
                 Some(Act::Fail(failure)) => {
@@ -162,7 +174,7 @@ impl Play {
                     self.progress = Progress::Started;
                     return Some(EngineOutput::Started);
                 }
-                Some(Act::Hang) => future::pending().await,
+                Some(Act::Hang) => self.wrap_up.cancelled().await,
                 Some(Act::Say(_)) => {
                     let Some(Act::Say(saying)) = self.acts.pop_front() else {
                         continue;
@@ -196,8 +208,20 @@ impl Play {
         if self.usage.output_tokens == self.max_output_tokens {
             return self.end(FinishReason::MaxOutputTokens);
         }
-        if let Some(delay) = saying.delay {
-            tokio::time::sleep(delay).await;
+        let is_call = matches!(
+            saying.item,
+            ItemStart::FunctionCall { .. } | ItemStart::CustomToolCall { .. }
+        );
+        match saying.delay {
+            Some(delay) if is_call => tokio::time::sleep(delay).await,
+            Some(delay) => pause(delay, &self.wrap_up).await,
+            None => {}
+        }
+        if !is_call && self.wrap_up.is_cancelled() {
+            self.acts.clear();
+            self.finish = FinishReason::WrappedUp;
+            self.open = None;
+            return EngineOutput::ItemDone;
         }
         let mut ends = rest.char_indices().map(|(at, _)| at).skip(self.chunk_chars);
         let text = rest[..ends.next().unwrap_or(rest.len())].to_owned();
@@ -230,6 +254,11 @@ impl Play {
             state: Some(EngineState::new(Arc::new(self.seen.clone()))),
         }
     }
+}
+
+/// Sleeps, unless the turn is to be wrapped up.
+async fn pause(delay: Duration, wrap_up: &CancellationToken) {
+    wrap_up.run_until_cancelled(tokio::time::sleep(delay)).await;
 }
 
 /// What a reply is chosen by and filled in from.
