@@ -15,6 +15,7 @@ mod lanes;
 mod patience;
 mod raw;
 mod sealed;
+mod steering;
 mod stored;
 mod support;
 mod tls;
