@@ -1,9 +1,11 @@
 //! Run: from a URL to a report.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
+use tokio_util::task::AbortOnDropHandle;
 use turnwire_client::{Connection, Http, Options};
 
 use crate::case::Case;
@@ -15,9 +17,13 @@ use crate::stop::Stop;
 use crate::watch::Violations;
 use crate::{Check, Error, Finding, Report, Status};
 
+/// For a connection, which is not the model's to delay, and for the beginning of an HTTP answer,
+/// which may be.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
 pub(crate) async fn run(check: &Check) -> Result<Report, Error> {
     let server = Arc::new(meet(check).await?);
-    let wanted = |conversation: &&Conversation| {
+    let wanted = |conversation: &&'static Conversation| {
         let mut rows = conversation.rows.iter();
         let rows_wanted = check.rows.as_ref();
         rows_wanted.is_none_or(|wanted| rows.any(|row| wanted.contains(&row.number)))
@@ -26,10 +32,19 @@ pub(crate) async fn run(check: &Check) -> Result<Report, Error> {
         let conversations = section.conversations.iter().filter(wanted);
         conversations.map(|conversation| (section.number, conversation))
     });
+    // Each in a task of its own: some handle messages of many megabytes, for which the others
+    // must not wait.
     let judged = stream::iter(conversations.collect::<Vec<_>>())
-        .map(|(section, conversation)| judge(&server, section, conversation))
+        .map(|(section, conversation)| {
+            let judged = judge(Arc::clone(&server), section, conversation);
+            AbortOnDropHandle::new(tokio::spawn(judged))
+        })
         .buffer_unordered(check.jobs);
-    let mut findings: Vec<_> = judged.collect::<Vec<_>>().await.concat();
+    let judged: Vec<_> = judged.collect().await;
+    let judged = judged.into_iter();
+    let mut findings: Vec<_> = judged
+        .flat_map(|judged| judged.expect("a conversation neither panics nor is aborted"))
+        .collect();
     findings.retain(|finding| {
         let wanted = check.rows.as_ref();
         wanted.is_none_or(|wanted| wanted.contains(&finding.row))
@@ -69,11 +84,11 @@ pub(crate) fn list() -> Vec<(u16, &'static str, &'static str)> {
 
 /// Leads one conversation.
 async fn judge(
-    server: &Arc<Server>,
+    server: Arc<Server>,
     section: &'static str,
-    conversation: &Conversation,
+    conversation: &'static Conversation,
 ) -> Vec<Finding> {
-    let case = Case::new(Arc::clone(server));
+    let case = Case::new(server);
     let held = match conversation.judge {
         Judge::Conversation(lead) => lead(&case).await,
         Judge::Unseen(reason) => Err(Stop::Skip(reason.to_owned())),
@@ -106,7 +121,7 @@ async fn judge(
 /// can be kept short.
 async fn meet(check: &Check) -> Result<Server, Error> {
     let mut keyless = Options::new()
-        .connect_timeout(check.timeout)
+        .connect_timeout(check.timeout.max(CONNECT_TIMEOUT))
         .accept_any_certificate(check.any_certificate);
     if let Some(pem) = &check.root_certificates {
         keyless = keyless.root_certificates(pem.clone());

@@ -348,8 +348,8 @@ impl Socket {
     }
 
     fn note_sent(&mut self, bytes: &[u8]) {
-        if let Ok(json) = serde_json::from_slice(bytes) {
-            self.watch.sent(&json);
+        if let Ok(sent) = serde_json::from_slice(bytes) {
+            self.watch.sent(&sent);
         }
         self.note(Sender::Client, String::from_utf8_lossy(bytes));
     }

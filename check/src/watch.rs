@@ -8,6 +8,7 @@ mod items;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 
 use self::items::Items;
@@ -40,12 +41,32 @@ pub(crate) struct Watch {
     steered: bool,
 }
 
+/// What matters of a message of ours, which may be large.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Sent {
+    #[serde(rename = "type")]
+    kind: String,
+    /// None where it is no string either.
+    #[serde(default, deserialize_with = "string")]
+    stream_id: Option<String>,
+}
+
 #[derive(Debug)]
 struct Running {
     id: String,
     next_number: u64,
     in_progress: bool,
     items: Items,
+}
+
+impl Sent {
+    /// A create on the default lane, for events that come over HTTP.
+    pub(crate) fn create() -> Self {
+        Self {
+            kind: "response.create".to_owned(),
+            stream_id: None,
+        }
+    }
 }
 
 impl Violations {
@@ -88,13 +109,10 @@ impl Watch {
     }
 
     /// A message of ours.
-    pub(crate) fn sent(&mut self, message: &Value) {
-        match message["type"].as_str() {
-            Some("response.create") => {
-                let lane = message["stream_id"].as_str().map(str::to_owned);
-                *self.asked.entry(lane).or_default() += 1;
-            }
-            Some("response.steer") => self.steered = true,
+    pub(crate) fn sent(&mut self, message: &Sent) {
+        match message.kind.as_str() {
+            "response.create" => *self.asked.entry(message.stream_id.clone()).or_default() += 1,
+            "response.steer" => self.steered = true,
             _ => {}
         }
     }
@@ -389,4 +407,9 @@ impl Watch {
             }
         }
     }
+}
+
+fn string<'de, D: Deserializer<'de>>(member: D) -> Result<Option<String>, D::Error> {
+    let value = Value::deserialize(member)?;
+    Ok(value.as_str().map(str::to_owned))
 }

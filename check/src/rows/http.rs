@@ -9,7 +9,7 @@ use crate::rows::context::user;
 use crate::rows::{Section, conversation};
 use crate::schema;
 use crate::stop::{Held, Stop, ensure, fail, skip};
-use crate::watch::{Violations, Watch};
+use crate::watch::{Sent, Violations, Watch};
 
 /// Row 169.
 async fn create(case: &Case) -> Held {
@@ -23,9 +23,7 @@ async fn create(case: &Case) -> Held {
     if let Some(mistake) = mistake {
         fail!("expected a response object; {mistake} in {response}");
     }
-    let (events, _) = case
-        .post_stream("responses", streamed(request.clone()))
-        .await?;
+    let (events, _) = case.post_stream("responses", streamed(request)).await?;
     ensure!(
         events.last().is_some_and(Event::is_terminal),
         "expected a stream that ends with a terminal event; its last is {}",
@@ -34,9 +32,7 @@ async fn create(case: &Case) -> Held {
     // The stream is held to the rules of a socket that carries one turn.
     let violations = Violations::default();
     let mut watch = Watch::new(violations.clone(), case.transcript());
-    let mut create = request;
-    create["type"] = json!("response.create");
-    watch.sent(&create);
+    watch.sent(&Sent::create());
     for event in &events {
         watch.received(&event.json);
     }

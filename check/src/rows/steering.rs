@@ -307,11 +307,9 @@ async fn output_before_notice(case: &Case) -> Held {
     Ok(())
 }
 
-/// Row 152.
+/// Row 152. A call is made to its end before a steer takes effect, so steers pile up behind it.
 async fn too_many(case: &Case) -> Held {
-    case.needs(Feature::Steering).await?;
-    let mut socket = case.connect().await?;
-    let target = socket.begin(case.long(json!({}))).await?;
+    let (mut socket, target) = calling(case).await?;
     for _ in 0..MANY {
         send_steer(&mut socket, &target, &json!("Say hello.")).await?;
     }
@@ -332,9 +330,10 @@ async fn too_many(case: &Case) -> Held {
         return Ok(());
     }
     // The limit is the server's own, and the target may end while steers still come.
+    let ended = ["response_already_completed", "response_not_found"];
     match codes
         .iter()
-        .find(|code| *code != "response_already_completed")
+        .find(|code| ended.iter().all(|ended| code != ended))
     {
         Some(code) => fail!("expected `too_many_pending_steers`; {code} came"),
         None => skip!("the server took {} steers of {MANY}", MANY - codes.len()),

@@ -212,6 +212,20 @@ const WRONG: &[Case] = &[
             response["usage"]["input_tokens"] = json!(tokens);
         });
     }),
+    (116, "deltas without their lane", |_, _, said| {
+        on(said, "response.output_text.delta", |event| {
+            drop(event.as_object_mut().unwrap().remove("stream_id"))
+        });
+    }),
+    (117, "null for no lane", |_, _, said| {
+        for event in said {
+            event
+                .as_object_mut()
+                .unwrap()
+                .entry("stream_id")
+                .or_insert(Value::Null);
+        }
+    }),
     (173, "multi_agent is taken and ignored", |_, _, _| {}),
 ];
 
