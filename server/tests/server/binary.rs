@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
 use turnwire_client::{Connection, Error};
@@ -202,5 +202,34 @@ async fn a_signal_to_end_closes_sockets_with_1001() {
         );
         drop(connection);
         assert_eq!(program.wait().await.unwrap().code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_check_ends_with_a_code_that_says_what_was_found() {
+    let (_program, url, mut log) = started(&[]).await;
+    // A log that nobody reads would fill its pipe and stop the program.
+    tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+    let check = async |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_turnwire"));
+        let ended = command.arg("check").args(flags).output().await.unwrap();
+        let said = String::from_utf8(ended.stdout).unwrap();
+        (ended.status.code(), said)
+    };
+    let (code, said) = check(&[&url, "--rows", "1,27,40", "--json"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    let report: Value = serde_json::from_str(&said).unwrap();
+    let checks = report["checks"].as_array().unwrap();
+    let found: Vec<_> = checks.iter().map(|check| &check["status"]).collect();
+    assert_eq!(found, ["pass", "skip", "pass"]);
+
+    // This server keeps connections for an hour.
+    let young = ["--rows", "25", "--age-limit", "1ms", "--timeout", "1s"];
+    let (code, said) = check(&[&[url.as_str()], &young[..]].concat()).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("FAIL  25"), "{said}");
+
+    for wrong in [&["http://127.0.0.1:1/v1"][..], &[&url, "--rows", "180"]] {
+        assert_eq!(check(wrong).await.0, Some(2));
     }
 }

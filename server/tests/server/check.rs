@@ -49,8 +49,8 @@ const MAY_SKIP: &[u16] = &[
     75, 76, 82, 102, //
     // Other programs.
     174, 175, 176, 177, 178, //
-    // Reasoning summaries, steering, and some HTTP endpoints.
-    64, 139, 140, 141, 142, 143, 144, 145, 146, 147, 148, 149, 150, 151, 152, 154, 171,
+    // Reasoning summaries, and some HTTP endpoints.
+    64, 171,
 ];
 
 fn settings() -> Settings {
