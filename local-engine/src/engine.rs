@@ -1,33 +1,21 @@
-//! LocalEngine: the front of the engine, used from any thread.
-//!
-//! Rendering, tokenising and compiling a grammar happen on the caller's side of the engine
-//! thread, so that one client's long prompt delays no other client's next token.
+//! LocalEngine: a model being served, used from any thread.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use turnwire_prompt::{Before, Plan};
-use turnwire_protocol::chain::{Chain, EngineState};
-use turnwire_protocol::engine::{
-    EngineFailure, EngineFailureKind, EngineOutput, FinishReason, TextFormat, TurnRequest, Usage,
-};
-use turnwire_protocol::item::Item;
+use turnwire_protocol::chain::EngineState;
+use turnwire_protocol::engine::{EngineFailure, EngineOutput, TurnRequest};
 
-use crate::cache::Tier;
-use crate::cache::{KvCache, NodeId, Token};
-use crate::head::{Head, Heads};
-use crate::link_state::LinkState;
+use crate::cache::{KvCache, Tier};
+use crate::front::{self, Front};
 use crate::model::{LoadError, Model, memory_bytes};
-use crate::preparing::{Accepted, Preparing, Queued};
-use crate::sampler::Sampler;
+use crate::preparing::{Preparing, Queued};
 use crate::scheduler::{Command, Counters, Scheduler};
-use crate::turn::{Generation, Job};
 
 /// Settings of one embedded model.
 #[derive(Clone, Debug)]
@@ -88,21 +76,6 @@ pub struct LocalEngine {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What preparing a request needs. Shared with the threads that prepare long ones.
-#[derive(Debug)]
-struct Front {
-    id: u64,
-    model: Model,
-    name: String,
-    options: Options,
-    heads: Mutex<Heads>,
-    commands: Sender<Command>,
-    counters: Arc<Counters>,
-    preparing: Preparing,
-    next_node: AtomicU64,
-    seeds: Mutex<fastrand::Rng>,
-}
-
 /// Counts since the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stats {
@@ -113,6 +86,8 @@ pub struct Stats {
     /// Batches decoded.
     pub steps: u64,
     pub cancelled_turns: u64,
+    /// Grammars that were not remembered from a turn before.
+    pub compiled_grammars: u64,
     /// Turns accepted and not yet ended.
     pub live_turns: u64,
 }
@@ -149,6 +124,7 @@ impl LocalEngine {
             model,
             options,
             heads: Mutex::default(),
+            grammars: Mutex::default(),
             commands,
             preparing: Preparing::new(Arc::clone(&counters)),
             counters: Arc::clone(&counters),
@@ -209,7 +185,7 @@ impl LocalEngine {
         let preparing = &self.front.preparing;
         match preparing.push(request, wrap_up, &output) {
             Queued::Waits => {}
-            Queued::Full => refuse(&output, overloaded()),
+            Queued::Full => front::refuse(&output, front::overloaded()),
             Queued::NeedsThread => {
                 let front = Arc::clone(&self.front);
                 let spawned = std::thread::Builder::new()
@@ -222,7 +198,7 @@ impl LocalEngine {
                     });
                 if spawned.is_err() {
                     for turn in preparing.without_thread() {
-                        refuse(&turn.output, overloaded());
+                        front::refuse(&turn.output, front::overloaded());
                     }
                 }
             }
@@ -236,6 +212,7 @@ impl LocalEngine {
             prefilled_tokens: counters.prefilled_tokens.load(Ordering::Relaxed),
             decoded_tokens: counters.decoded_tokens.load(Ordering::Relaxed),
             steps: counters.steps.load(Ordering::Relaxed),
+            compiled_grammars: counters.compiled_grammars.load(Ordering::Relaxed),
             cancelled_turns: counters.cancelled_turns.load(Ordering::Relaxed),
             live_turns: counters.live_turns.load(Ordering::Relaxed),
         }
@@ -282,253 +259,5 @@ impl Drop for LocalEngine {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-    }
-}
-
-/// What became of a request.
-enum Prepared {
-    Job(Box<Job>),
-    /// Its prompt is as long as the request says it must not be.
-    AtThreshold {
-        input_tokens: u64,
-    },
-}
-
-impl Front {
-    fn submit(&self, turn: Accepted) {
-        let output = turn.output.clone();
-        // Grammars are compiled from what clients send, by code that is not ours.
-        let prepared = catch_unwind(AssertUnwindSafe(|| self.prepare(turn)));
-        match prepared {
-            Ok(Ok(Prepared::Job(job))) => {
-                // Room for the first word is certain: the channel is new.
-                let _ = output.try_send(EngineOutput::Started);
-                if self.commands.send(Command::Run(job)).is_err() {
-                    refuse(&output, stopped());
-                }
-            }
-            Ok(Ok(Prepared::AtThreshold { input_tokens })) => {
-                let _ = output.try_send(EngineOutput::Started);
-                let _ = output.try_send(EngineOutput::Finished {
-                    reason: FinishReason::ContextThreshold,
-                    usage: Usage {
-                        input_tokens,
-                        ..Usage::default()
-                    },
-                    state: None,
-                });
-            }
-            Ok(Err(failure)) => refuse(&output, failure),
-            Err(_) => {
-                tracing::error!("preparing a turn panicked");
-                refuse(&output, broke());
-            }
-        }
-    }
-
-    fn prepare(&self, turn: Accepted) -> Result<Prepared, EngineFailure> {
-        let request = &turn.request;
-        let head = self.head(request)?;
-        let parent = request
-            .parent
-            .as_ref()
-            .map(|chain| self.ids_of(chain))
-            .transpose()?;
-        let plan = match request.generate {
-            true => Some(self.model.format.plan(request)?),
-            false => None,
-        };
-        let before = parent
-            .as_ref()
-            .map_or(Before::Closed, |parent| parent.before);
-        let items: Vec<&Item> = request.input.iter().collect();
-        let segment = |opening: Option<&str>| {
-            let text = self.model.format.segment(before, &items, opening)?;
-            Ok(self.model.tokenize(&text))
-        };
-        let opening = plan.as_ref().map(|plan| plan.opening.as_str());
-        let delta: Vec<Token> = segment(opening)?;
-        let inherited = head.ids.len() + parent.as_ref().map_or(0, |parent| parent.total as usize);
-        let prompt = inherited + delta.len();
-        let threshold = request.compact_threshold;
-        if threshold.is_some_and(|threshold| prompt as u64 >= threshold) {
-            return Ok(Prepared::AtThreshold {
-                input_tokens: prompt as u64,
-            });
-        }
-        if prompt == 0 && request.generate {
-            return Err(EngineFailure {
-                kind: EngineFailureKind::Invalid,
-                message: "There is nothing to answer: the prompt is empty. Add a message to \
-                          'input', or 'instructions'."
-                    .to_owned(),
-                param: Some("input".to_owned()),
-            });
-        }
-        let context = self.model.context as usize;
-        // One cell at least must be left for output, or for the token after a warm-up.
-        if prompt >= context {
-            return Err(EngineFailure {
-                kind: EngineFailureKind::ContextLengthExceeded,
-                message: format!(
-                    "This model's maximum context length is {context} tokens. However, your input \
-                     resulted in {prompt} tokens. Please reduce the length of the input."
-                ),
-                param: Some("input".to_owned()),
-            });
-        }
-        let room = (context - prompt) as u32;
-        let quiet = match opening {
-            Some(opening) if !opening.is_empty() => {
-                let unopened = segment(Some(""))?;
-                let same = delta.iter().zip(&unopened).take_while(|(a, b)| a == b);
-                same.count()
-            }
-            _ => delta.len(),
-        };
-        let generation = plan
-            .map(|plan| self.generation(request, plan, room))
-            .transpose()?;
-        Ok(Prepared::Job(Box::new(Job {
-            engine: self.id,
-            node: NodeId(self.next_node.fetch_add(1, Ordering::Relaxed)),
-            head,
-            parent,
-            delta,
-            quiet,
-            generation,
-            output: turn.output,
-            wrap_up: turn.wrap_up,
-            slot: Some(turn.slot),
-            release: self.commands.clone(),
-        })))
-    }
-
-    fn generation(
-        &self,
-        request: &TurnRequest,
-        plan: Plan,
-        room: u32,
-    ) -> Result<Generation, EngineFailure> {
-        let model = &self.model;
-        let matcher = plan
-            .grammar
-            .map(|grammar| model.matcher(&grammar))
-            .transpose();
-        let matcher = matcher.map_err(|_| {
-            // Compiles the parts one by one to name the field at fault.
-            model
-                .format
-                .blame(request, |grammar| model.matcher(grammar).map(drop))
-        })?;
-        let rng = self
-            .seeds
-            .lock()
-            .expect("no panic while drawing a seed")
-            .fork();
-        Ok(Generation {
-            sampler: Sampler::new(request, rng),
-            matcher,
-            parser: plan.parser,
-            prose: matches!(request.format, TextFormat::Text),
-            max_output: request.max_output_tokens.unwrap_or(room).clamp(1, room),
-            logprobs: request.logprobs,
-            top_logprobs: usize::from(request.top_logprobs),
-            ignore_end: self.options.ignore_end,
-        })
-    }
-
-    fn head(&self, request: &TurnRequest) -> Result<Arc<Head>, EngineFailure> {
-        let (instructions, tools) = (request.instructions.as_ref(), &request.tools.raw);
-        let heads = || {
-            self.heads
-                .lock()
-                .expect("no panic while heads are looked up")
-        };
-        if let Some(head) = heads().get(instructions, tools) {
-            return Ok(head);
-        }
-        let text = self
-            .model
-            .format
-            .head(request.instructions.as_deref(), &request.tools)?;
-        let ids = self.model.tokenize(&text);
-        Ok(heads().insert(instructions, tools, ids))
-    }
-
-    /// The state of a chain's last link, if this engine made it.
-    fn state_of(&self, chain: &Chain) -> Option<Arc<LinkState>> {
-        self.own(chain.engine_state()?)
-    }
-
-    fn own(&self, state: &EngineState) -> Option<Arc<LinkState>> {
-        let state: Arc<LinkState> = state.downcast()?;
-        (state.engine == self.id).then_some(state)
-    }
-
-    /// The ids of a chain. Those of links that have none are rendered once and recorded.
-    fn ids_of(&self, chain: &Chain) -> Result<Arc<LinkState>, EngineFailure> {
-        if let Some(state) = self.state_of(chain) {
-            return Ok(state);
-        }
-        let mut unknown = Vec::new();
-        let mut base = None;
-        for link in chain.ancestry() {
-            base = self.state_of(link);
-            if base.is_some() {
-                break;
-            }
-            unknown.push(link);
-        }
-        let items: Vec<&Item> = unknown
-            .iter()
-            .rev()
-            .flat_map(|link| link.input().iter().chain(link.output().iter()))
-            .collect();
-        let before = base.as_ref().map_or(Before::Closed, |base| base.before);
-        let ids: Vec<Token> = self
-            .model
-            .tokenize(&self.model.format.segment(before, &items, None)?);
-        let state = Arc::new(LinkState {
-            engine: self.id,
-            total: base.as_ref().map_or(0, |base| base.total) + ids.len() as u32,
-            base,
-            ids,
-            before: Before::Closed,
-            node: NodeId(self.next_node.fetch_add(1, Ordering::Relaxed)),
-            release: self.commands.clone(),
-        });
-        chain.set_engine_state(EngineState::new(state.clone()));
-        // Another turn may have been faster; then its ids are the ones that count.
-        Ok(self.state_of(chain).unwrap_or(state))
-    }
-}
-
-/// Ends a turn that has not started. Room is certain: the channel is new.
-fn refuse(output: &mpsc::Sender<EngineOutput>, failure: EngineFailure) {
-    let _ = output.try_send(EngineOutput::Failed(failure));
-}
-
-fn overloaded() -> EngineFailure {
-    EngineFailure {
-        kind: EngineFailureKind::Overloaded,
-        message: "The server is overloaded. Please try again later.".to_owned(),
-        param: None,
-    }
-}
-
-fn broke() -> EngineFailure {
-    EngineFailure {
-        kind: EngineFailureKind::Internal,
-        message: "The server failed to prepare this request.".to_owned(),
-        param: None,
-    }
-}
-
-fn stopped() -> EngineFailure {
-    EngineFailure {
-        kind: EngineFailureKind::Internal,
-        message: "The engine of this model has stopped.".to_owned(),
-        param: None,
     }
 }

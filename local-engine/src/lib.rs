@@ -4,7 +4,7 @@
 //! made of stays: its exact token ids in the [`link_state::LinkState`] that its link owns, its
 //! keys and values in the cache. Both go when the link goes.
 //!
-//! [`engine`] is the front: it renders and tokenises a request on the caller's side.
+//! [`front`] renders and tokenises a request, on a thread beside that of the engine.
 //! [`scheduler`] is one thread that owns the model's context and decodes all conversations in
 //! shared batches. [`cache`] decides which conversation's cells are hot, warm or gone.
 //!
@@ -13,12 +13,15 @@
 
 mod cache;
 mod engine;
+mod front;
+mod grammars;
 mod head;
 mod link_state;
 mod model;
 mod preparing;
 mod sampler;
 mod scheduler;
+mod truncation;
 mod turn;
 mod wrap_up;
 

@@ -15,11 +15,13 @@ pub(crate) struct LinkState {
     /// The nearest response before this one that has ids of this engine.
     pub(crate) base: Option<Arc<Self>>,
     /// The segment: what this response appended to the prompt, generated ids included.
-    pub(crate) ids: Vec<Token>,
+    pub(crate) ids: Arc<[Token]>,
     /// Ids from the first response to this one, without a head.
     pub(crate) total: u32,
     /// How the segment ends, for what is rendered behind it.
     pub(crate) before: Before,
+    /// Whether the first message of its segment is a user's.
+    pub(crate) begins_with_user: bool,
     pub(crate) node: NodeId,
     /// To the engine thread: frees the cache when nobody can name this response any more.
     pub(crate) release: Sender<Command>,

@@ -44,6 +44,7 @@ pub(crate) struct Counters {
     pub(crate) decoded_tokens: AtomicU64,
     pub(crate) steps: AtomicU64,
     pub(crate) cancelled_turns: AtomicU64,
+    pub(crate) compiled_grammars: AtomicU64,
     /// Turns accepted and not yet ended.
     pub(crate) live_turns: AtomicU64,
 }

@@ -37,6 +37,8 @@ pub(crate) struct Job {
     /// How many of them stay if the turn ends before the model has said anything: all but the
     /// opening of a call that it was made to begin with.
     pub(crate) quiet: usize,
+    /// Whether the first message of it is a user's.
+    pub(crate) begins_with_user: bool,
     /// None for a warm-up.
     pub(crate) generation: Option<Generation>,
     pub(crate) output: mpsc::Sender<EngineOutput>,
@@ -389,9 +391,10 @@ impl Turn {
         };
         let state = LinkState {
             base: self.job.parent.clone(),
-            ids: std::mem::take(&mut self.own),
+            ids: std::mem::take(&mut self.own).into(),
             total,
             before,
+            begins_with_user: self.job.begins_with_user,
             engine: self.job.engine,
             node: self.job.node,
             release: self.job.release.clone(),

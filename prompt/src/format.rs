@@ -24,6 +24,8 @@ use crate::grammar::{self, Grammar};
 use crate::plan::{self, Manner, Reasoning};
 use crate::{Before, Bounds, Plan, Refusal, SpecialTokens, Text};
 
+pub use self::messages::begins_with_user;
+
 pub(crate) use self::calls::{
     CALL_CLOSE, CALL_OPEN, CallStyle, PYTHON_TAG, THINK_CLOSE, THINK_OPEN,
 };

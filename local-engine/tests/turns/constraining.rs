@@ -183,3 +183,26 @@ fn tools_that_come_as_an_item_can_be_called_and_leave_the_head_alone() {
     assert_exact(&engine, &next_answer, &next);
     assert!(next_answer.prefilled() < 40, "{}", next_answer.prefilled());
 }
+
+#[test]
+fn a_grammar_is_compiled_once_and_each_turn_begins_at_its_start() {
+    let engine = engine();
+    let turn = |tools: &Tools| {
+        let mut turn = request(None, &[&user("What is the weather in Rome?")]);
+        turn.tools = tools.clone();
+        turn.tool_choice = ToolChoice::Required;
+        turn.max_output_tokens = Some(64);
+        run(&engine, turn).0.calls
+    };
+    let schema = r#"{"type":"object","properties":{"city":{"enum":["Oslo","Rome"]}},"required":["city"],"additionalProperties":false}"#;
+    let weather = tools(vec![tool("get_weather", schema)]);
+    let first = turn(&weather);
+    assert_eq!(first.len(), 1);
+    assert_eq!(engine.stats().compiled_grammars, 1);
+    for _ in 0..2 {
+        assert_eq!(turn(&weather), first);
+    }
+    assert_eq!(engine.stats().compiled_grammars, 1);
+    turn(&tools(vec![tool("get_news", schema)]));
+    assert_eq!(engine.stats().compiled_grammars, 2);
+}

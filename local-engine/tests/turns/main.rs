@@ -4,4 +4,5 @@ mod constraining;
 mod continuing;
 mod driver;
 mod ending;
+mod truncating;
 mod wrapping_up;

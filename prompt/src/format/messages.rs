@@ -143,6 +143,22 @@ pub(super) fn from_items(
     Ok(messages)
 }
 
+/// Whether the first message of these items is a user's.
+pub fn begins_with_user(items: &[Item]) -> bool {
+    #[derive(Deserialize)]
+    struct Role<'a> {
+        #[serde(borrow, default)]
+        role: Cow<'a, str>,
+    }
+    items.first().is_some_and(|item| match item.kind() {
+        ItemKind::Message => {
+            serde_json::from_slice(item.raw()).is_ok_and(|Role { role }| role == "user")
+        }
+        ItemKind::Compaction => true,
+        _ => false,
+    })
+}
+
 /// An assistant's text joins the reasoning right before it, but not another text.
 fn say(messages: &mut Vec<Message>, said: String) {
     if let Some(Message::Assistant { text, calls, .. }) = messages.last_mut()
