@@ -22,6 +22,8 @@ ONLY_IN_THE_SDK = {
     "response.reasoning_text.done",
     "response.custom_tool_call_input.delta",
     "response.custom_tool_call_input.done",
+    "response.steer.accepted",
+    "response.steer.pending",
     "response.steer.failed",
     "response.compaction.compacting",
     "response.inject.failed",
