@@ -19,6 +19,17 @@ use super::upstream::failure;
 /// Bytes of calls that may wait for an earlier one to be complete.
 const WAITING_BYTES: usize = 4 << 20;
 
+/// Bytes of what one turn says: as many as a whole conversation may have by default. An upstream
+/// that never ends would fill the memory otherwise.
+const OUTPUT_BYTES: usize = 256 << 20;
+
+/// What an item or the probability of a token takes besides its text, about. It bounds the number
+/// of small ones.
+const OVERHEAD_BYTES: usize = 256;
+
+/// Tokens that are believed. Clients read numbers of 32 bits, and add them up.
+const TOKENS: u64 = i32::MAX as u64;
+
 /// Calls of one turn.
 const CALLS: usize = 256;
 
@@ -31,6 +42,8 @@ pub(super) struct Assembler {
     waiting: BTreeMap<u64, Call>,
     waiting_bytes: usize,
     calls: usize,
+    /// What it has said so far.
+    output_bytes: usize,
     finish: Option<FinishReason>,
     usage: Option<Usage>,
     /// Pieces of output, which are a token each in most streams.
@@ -190,6 +203,7 @@ impl Assembler {
             waiting: BTreeMap::new(),
             waiting_bytes: 0,
             calls: 0,
+            output_bytes: 0,
             finish: None,
             usage: None,
             pieces: 0,
@@ -213,7 +227,12 @@ impl Assembler {
         let logprobs = choice.logprobs.and_then(|logprobs| logprobs.content);
         let logprobs = logprobs.into_iter().flatten().map(Into::into).collect();
         if let Some(delta) = choice.delta {
+            let from = out.len();
             self.add(delta, logprobs, out)?;
+            self.output_bytes += out.range(from..).map(size).sum::<usize>();
+            if self.output_bytes > OUTPUT_BYTES {
+                return Err(broken("said more than can be kept"));
+            }
         }
         if let Some(reason) = choice.finish_reason {
             self.finish = Some(match &*reason {
@@ -273,13 +292,19 @@ impl Assembler {
         {
             return self.continue_call(arguments, out);
         }
+        let name = function.name.unwrap_or_default();
         if !self.waiting.contains_key(&delta.index) {
+            // Some end a call that is complete with a piece of nothing.
+            if name.is_empty() && arguments.is_empty() {
+                return Ok(());
+            }
             self.calls += 1;
         }
         let waiting = self.waiting.entry(delta.index).or_default();
         // Most send the name once, some with every piece.
         if waiting.name.is_empty() {
-            waiting.name = function.name.unwrap_or_default();
+            self.waiting_bytes += name.len();
+            waiting.name = name;
         }
         waiting.arguments.push_str(&arguments);
         self.waiting_bytes += arguments.len();
@@ -321,7 +346,7 @@ impl Assembler {
         let Some(call) = self.waiting.remove(&index) else {
             return Ok(false);
         };
-        self.waiting_bytes -= call.arguments.len();
+        self.waiting_bytes -= call.name.len() + call.arguments.len();
         let (start, wrapped) = match self.tools.get(&*call.name) {
             Some(Offered {
                 name,
@@ -440,16 +465,14 @@ impl Shape {
 impl From<ChunkUsage> for Usage {
     fn from(usage: ChunkUsage) -> Self {
         let prompt = usage.prompt_tokens_details;
+        let cached = prompt.and_then(|details| details.cached_tokens);
         let completion = usage.completion_tokens_details;
+        let reasoning = completion.and_then(|details| details.reasoning_tokens);
         Self {
-            input_tokens: usage.prompt_tokens,
-            cached_tokens: prompt
-                .and_then(|details| details.cached_tokens)
-                .unwrap_or(0),
-            output_tokens: usage.completion_tokens,
-            reasoning_tokens: completion
-                .and_then(|details| details.reasoning_tokens)
-                .unwrap_or(0),
+            input_tokens: usage.prompt_tokens.min(TOKENS),
+            cached_tokens: cached.unwrap_or(0).min(TOKENS),
+            output_tokens: usage.completion_tokens.min(TOKENS),
+            reasoning_tokens: reasoning.unwrap_or(0).min(TOKENS),
         }
     }
 }
@@ -483,7 +506,97 @@ fn unwrapped(arguments: String) -> String {
     input.unwrap_or(arguments)
 }
 
+/// Bytes that an output takes until the end of its turn, about.
+fn size(output: &EngineOutput) -> usize {
+    match output {
+        EngineOutput::ItemStarted(_) => OVERHEAD_BYTES,
+        EngineOutput::TextDelta { text, logprobs } => {
+            let tokens: usize = logprobs.iter().map(|token| 1 + token.top.len()).sum();
+            text.len() + OVERHEAD_BYTES * tokens
+        }
+        EngineOutput::ReasoningDelta { text }
+        | EngineOutput::RefusalDelta { text }
+        | EngineOutput::ArgumentsDelta { text }
+        | EngineOutput::InputDelta { text } => text.len(),
+        _ => 0,
+    }
+}
+
 fn broken(what: &str) -> EngineFailure {
     let message = format!("The model's server {what}.");
     failure(EngineFailureKind::Internal, &message)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What comes of chunks with these deltas, behind so much output that only `room` bytes more
+    /// are taken.
+    fn assemble_within(
+        room: usize,
+        deltas: impl IntoIterator<Item = Value>,
+    ) -> Result<Out, EngineFailure> {
+        let mut assembler = Assembler::new(std::iter::empty());
+        assembler.output_bytes = OUTPUT_BYTES - room;
+        let mut out = Out::new();
+        for delta in deltas {
+            let chunk = json!({"choices": [{"delta": delta}]}).to_string();
+            assembler.take(chunk.as_bytes(), &mut out)?;
+        }
+        let end = json!({"choices": [{"finish_reason": "stop"}]}).to_string();
+        assembler.take(end.as_bytes(), &mut out)?;
+        assembler.finish(&mut out)?;
+        Ok(out)
+    }
+
+    fn assemble(deltas: impl IntoIterator<Item = Value>) -> Result<Out, EngineFailure> {
+        assemble_within(OUTPUT_BYTES, deltas)
+    }
+
+    fn call(index: u64, function: &Value) -> Value {
+        json!({"tool_calls": [{"index": index, "function": function}]})
+    }
+
+    #[test]
+    fn an_answer_without_an_end_is_broken_off() {
+        let begun = call(0, &json!({"name": "f"}));
+        let arguments = call(0, &json!({"arguments": "x"}));
+        let says = json!({"content": "x"});
+        // Small items count for more than their text.
+        let thinks = json!({"reasoning": "x"});
+        for (deltas, bytes) in [
+            (
+                [says.clone(), says.clone(), says.clone()],
+                OVERHEAD_BYTES + 3,
+            ),
+            ([begun, arguments.clone(), arguments], OVERHEAD_BYTES + 2),
+            ([says.clone(), thinks, says], 3 * OVERHEAD_BYTES + 3),
+        ] {
+            assert!(assemble_within(bytes, deltas.clone()).is_ok());
+            let failure = assemble_within(bytes - 1, deltas).unwrap_err();
+            assert!(failure.message.contains("more than can be kept"));
+        }
+    }
+
+    #[test]
+    fn names_of_calls_that_wait_count_as_well() {
+        let name = "x".repeat(1 << 20);
+        let waiting = (1..=5).map(|index| call(index, &json!({"name": name})));
+        let blocking = call(0, &json!({"name": "f", "arguments": "{"}));
+        assert!(assemble(std::iter::once(blocking).chain(waiting)).is_err());
+    }
+
+    #[test]
+    fn an_empty_piece_of_a_call_that_is_complete_changes_nothing() {
+        let whole = json!({"name": "f", "arguments": "{}"});
+        let calls = [call(0, &whole), call(1, &whole)];
+        let expected = assemble(calls.clone()).unwrap();
+        let nothing = json!({"tool_calls": [{"index": 0}]});
+        let empty = [call(0, &json!({"arguments": ""})), nothing];
+        let out = assemble(calls.into_iter().chain(empty)).unwrap();
+        assert_eq!(format!("{out:?}"), format!("{expected:?}"));
+    }
 }
