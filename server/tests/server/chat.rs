@@ -296,6 +296,59 @@ async fn an_upstream_that_wants_the_other_name_for_the_limit_gets_it() {
 }
 
 #[tokio::test]
+async fn a_name_for_the_limit_that_does_not_help_is_not_kept() {
+    // It repeats what a client wrote, and says nothing about this server's request.
+    let message = "'max_completion_tokens!' is no name of a tool.";
+    let refusal = Reply::Refuse(400, "", json!({"error": {"message": message}}));
+    let upstream = Upstream::start(vec![refusal.clone(), refusal.clone(), refusal, hello()]).await;
+    let server = upstream.behind().await;
+    let mut connection = server.connect().await;
+    let limited = ask(json!({"input": "x", "max_output_tokens": 16}));
+    let refused = turn(&mut connection, &limited).await;
+    assert_eq!(error_code(&refused), "invalid_value");
+    // Without a limit there is nothing to name otherwise.
+    let refused = turn(&mut connection, &ask(json!({"input": "x"}))).await;
+    assert_eq!(error_code(&refused), "invalid_value");
+    assert_eq!(upstream.asked.lock().await.len(), 3);
+    turn(&mut connection, &limited).await;
+    assert_eq!(upstream.last_asked().await["max_tokens"], 16);
+}
+
+#[tokio::test]
+async fn counts_that_no_one_can_add_up_harm_nobody() {
+    let counted = Reply::Chunks(vec![
+        says("Hello."),
+        finish("stop"),
+        usage(u64::MAX, u64::MAX),
+    ]);
+    let upstream = Upstream::start(vec![counted]).await;
+    let server = upstream.behind().await;
+    let mut connection = server.connect().await;
+    let first = response(&turn(&mut connection, &ask(json!({"input": "x"}))).await);
+    assert_eq!(text(&first), "Hello.");
+    let next = ask(json!({"input": "y", "previous_response_id": first["id"]}));
+    assert_eq!(
+        text(&response(&turn(&mut connection, &next).await)),
+        "Hello."
+    );
+}
+
+#[tokio::test]
+async fn a_turn_that_is_cancelled_before_its_upstream_answers_leaves_it_at_once() {
+    let mut upstream = Upstream::start(vec![Reply::Silence]).await;
+    let server = upstream.behind().await;
+    let mut connection = server.connect().await;
+    let go_on = ask(json!({"input": "go on"})).to_string();
+    connection.send(go_on).await.unwrap();
+    upstream.is_asked().await;
+    let cancel = r#"{"type":"response.cancel"}"#;
+    connection.send(cancel).await.unwrap();
+    let left = upstream.dropped.wait_for(|dropped| *dropped == 1);
+    let left = timeout(PROMPTLY, left).await;
+    left.expect("it left in time").unwrap();
+}
+
+#[tokio::test]
 async fn files_that_the_upstream_cannot_take_are_refused_by_name() {
     let upstream = Upstream::start(vec![hello()]).await;
     let server = upstream.behind().await;

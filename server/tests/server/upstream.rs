@@ -19,6 +19,8 @@ pub(crate) enum Reply {
     Chunks(Vec<Value>),
     /// These chunks, then nothing until the other side leaves.
     Hang(Vec<Value>),
+    /// Nothing at all, until the other side leaves.
+    Silence,
     /// These bytes as the body, then the end.
     Raw(String),
     /// A status, headers, and a body.
@@ -75,6 +77,13 @@ impl Upstream {
         loading.load().await.unwrap()
     }
 
+    /// Ready once a chat completion was asked for.
+    pub(crate) async fn is_asked(&self) {
+        while self.asked.lock().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) async fn last_asked(&self) -> Value {
         self.asked.lock().await.last().unwrap().clone()
     }
@@ -97,6 +106,10 @@ async fn answer(mut stream: TcpStream, asked: &Mutex<Vec<Value>>, replies: &[Rep
             replies[(asked.len() - 1).min(replies.len() - 1)].clone()
         };
         let (chunks, done) = match reply {
+            Reply::Silence => {
+                while stream.read(&mut [0; 64]).await.ok()? > 0 {}
+                return None;
+            }
             Reply::Refuse(status, headers, body) => {
                 let status = format!("{status} Refused");
                 write(&mut stream, &status, headers, &body.to_string()).await?;

@@ -133,17 +133,24 @@ impl Talk {
             return Ok(());
         };
         let Asking { model, turn } = *asking;
+        let mut limit = self.upstream.limit_member();
         let response = loop {
-            let body = request::body(&model, &turn, self.upstream.limit_member())?;
+            let body = request::body(&model, &turn, limit.name())?;
             let is_empty = body["messages"].as_array().is_some_and(Vec::is_empty);
             if is_empty && self.warm_up {
                 // Nothing to compute yet.
                 break None;
             }
+            let is_limited = body.get(limit.name()).is_some();
             match self.upstream.complete(body.to_string().into_bytes()).await {
-                Ok(response) => break Some(response),
-                Err(refusal) if self.upstream.learns_limit(&refusal) => {}
-                Err(refusal) => return Err(refusal),
+                Ok(response) => {
+                    self.upstream.remember_limit(limit);
+                    break Some(response);
+                }
+                Err(refusal) => match limit.after(&refusal).filter(|_| is_limited) {
+                    Some(other) => limit = other,
+                    None => return Err(refusal),
+                },
             }
         };
         self.ready.push_back(EngineOutput::Started);

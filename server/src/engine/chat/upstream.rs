@@ -38,6 +38,13 @@ pub(super) struct Upstream {
     completion_limit: AtomicBool,
 }
 
+/// The name of the member that limits the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LimitMember {
+    MaxTokens,
+    MaxCompletionTokens,
+}
+
 /// Why there is no list of models.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ListingError {
@@ -128,19 +135,20 @@ impl Upstream {
         Err(self.refusal(response).await)
     }
 
-    /// The name of the member that limits the output.
-    pub(super) fn limit_member(&self) -> &'static str {
+    /// The name of the limit to try first.
+    pub(super) fn limit_member(&self) -> LimitMember {
         match self.completion_limit.load(Ordering::Relaxed) {
-            true => "max_completion_tokens",
-            false => "max_tokens",
+            true => LimitMember::MaxCompletionTokens,
+            false => LimitMember::MaxTokens,
         }
     }
 
-    /// Whether a refusal was about that name, so that the other one is worth a try.
-    pub(super) fn learns_limit(&self, refusal: &EngineFailure) -> bool {
-        let about_it = refusal.kind == EngineFailureKind::Invalid
-            && refusal.message.contains("max_completion_tokens");
-        about_it && !self.completion_limit.swap(true, Ordering::Relaxed)
+    /// The upstream has answered a request that was sent with this name. What it refuses teaches
+    /// nothing: a refusal may repeat what a client wrote.
+    pub(super) fn remember_limit(&self, member: LimitMember) {
+        if member == LimitMember::MaxCompletionTokens {
+            self.completion_limit.store(true, Ordering::Relaxed);
+        }
     }
 
     fn address(&self, resource: &str) -> Url {
@@ -202,6 +210,23 @@ impl Upstream {
                 &message("The model's server failed"),
             ),
         }
+    }
+}
+
+impl LimitMember {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::MaxTokens => "max_tokens",
+            Self::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+
+    /// The name that is worth a try after such a refusal.
+    pub(super) fn after(self, refusal: &EngineFailure) -> Option<Self> {
+        let other = Self::MaxCompletionTokens;
+        let about_it =
+            refusal.kind == EngineFailureKind::Invalid && refusal.message.contains(other.name());
+        (self == Self::MaxTokens && about_it).then_some(other)
     }
 }
 
