@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
@@ -23,6 +23,9 @@ const ERROR_BYTES: usize = 64 << 10;
 
 /// What of that account a client is shown.
 const SHOWN_CHARS: usize = 500;
+
+/// The longest code of an upstream's that is logged.
+const LOGGED_CODE_BYTES: usize = 64;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const LISTING_TIMEOUT: Duration = Duration::from_secs(15);
@@ -76,7 +79,7 @@ impl Upstream {
             // A key must not follow a redirect to wherever it points.
             .redirect(Policy::none())
             .build()
-            .with_context(|| format!("--engine chat:{base}: no HTTP client"))?;
+            .context("--engine chat: no HTTP client")?;
         Ok(Self {
             client,
             base,
@@ -173,7 +176,7 @@ impl Upstream {
             .and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let body = bounded_body(response, ERROR_BYTES).await;
         let account = Account::read(&body.unwrap_or_default());
-        tracing::warn!(upstream = %self, status = status.as_u16(), code = ?account.code, "refused");
+        tracing::warn!(upstream = %self, status = status.as_u16(), code = account.logged_code(), "refused");
         let message = |prefix: &str| match &account.message {
             Some(message) => format!("{prefix}: {message:.SHOWN_CHARS$}"),
             None => format!("{prefix} with status {}.", status.as_u16()),
@@ -237,8 +240,15 @@ impl fmt::Debug for Upstream {
 }
 
 impl fmt::Display for Upstream {
+    /// Without the query, which may hold a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.base)
+        f.write_str(
+            self.base
+                .as_str()
+                .split(['?', '#'])
+                .next()
+                .unwrap_or_default(),
+        )
     }
 }
 
@@ -262,6 +272,13 @@ impl Account {
                 .or_else(|| text(body.get("detail"))),
             code: text(error.get("code")).or_else(|| text(error.get("type"))),
         }
+    }
+
+    /// The code, if it looks like one: what an upstream says may repeat what a client said.
+    fn logged_code(&self) -> Option<&str> {
+        let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+        let code = self.code.as_deref()?;
+        (code.len() <= LOGGED_CODE_BYTES && code.bytes().all(known)).then_some(code)
     }
 
     fn is_about_length(&self) -> bool {
@@ -299,7 +316,13 @@ pub(super) fn cause(error: reqwest::Error) -> String {
 fn read_key(file: &Path) -> anyhow::Result<HeaderValue> {
     let named = || format!("--upstream-key-file {}", file.display());
     let text = fs::read_to_string(file).with_context(named)?;
-    let mut value = HeaderValue::try_from(format!("Bearer {}", text.trim())).with_context(named)?;
+    let key = text.trim();
+    if key.is_empty() {
+        return Err(anyhow!("it is empty; write the key into it").context(named()));
+    }
+    let value = HeaderValue::try_from(format!("Bearer {key}")).ok();
+    let problem = || anyhow!("it is no key; write one line without control characters");
+    let mut value = value.ok_or_else(problem).with_context(named)?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -315,4 +338,53 @@ async fn bounded_body(mut response: Response, limit: usize) -> Result<Vec<u8>, r
         }
     }
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn what_is_shown_of_an_upstream_is_no_secret() {
+        let url = "https://host/v1?key=secret#secret".parse().unwrap();
+        let upstream = Upstream::new(url, None).unwrap();
+        assert_eq!(upstream.to_string(), "https://host/v1");
+        assert_eq!(
+            upstream.address("models").as_str(),
+            "https://host/v1/models?key=secret#secret"
+        );
+    }
+
+    #[test]
+    fn what_is_logged_of_a_refusal_is_a_code_and_no_text() {
+        let logged = |code: &str| {
+            let body = serde_json::json!({"error": {"code": code}}).to_string();
+            Account::read(body.as_bytes()).logged_code().is_some()
+        };
+        assert!(logged("context_length_exceeded"));
+        assert!(!logged("you said: hello") && !logged(&"x".repeat(1000)));
+    }
+
+    #[test]
+    fn a_file_of_a_key_has_one() {
+        for (text, expected) in [
+            ("sk-1\n", Ok("Bearer sk-1")),
+            (" \n", Err("it is empty")),
+            ("sk-1\nsk-2\n", Err("one line")),
+        ] {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(text.as_bytes()).unwrap();
+            match (read_key(file.path()), expected) {
+                (Ok(value), Ok(expected)) => assert_eq!(value, expected),
+                (Err(error), Err(expected)) => {
+                    let error = format!("{error:#}");
+                    assert!(error.contains("--upstream-key-file"), "{error}");
+                    assert!(error.contains(expected) && !error.contains("sk"), "{error}");
+                }
+                (read, _) => panic!("{text:?} {read:?}"),
+            }
+        }
+    }
 }
