@@ -349,6 +349,22 @@ async fn a_turn_that_is_cancelled_before_its_upstream_answers_leaves_it_at_once(
 }
 
 #[tokio::test]
+async fn a_message_of_nothing_but_parts_is_refused_before_it_is_taken_apart() {
+    let upstream = Upstream::start(vec![hello()]).await;
+    let server = upstream.behind().await;
+    let mut connection = server.connect().await;
+    let part = json!({"type": "input_text", "text": ""});
+    for (parts, outcome) in [(1_000, None), (100_000, Some("invalid_value"))] {
+        let content = vec![part.clone(); parts];
+        let input = json!([{"role": "user", "content": content}]);
+        let events = turn(&mut connection, &ask(json!({"input": input}))).await;
+        let event: Value = events[0].parse().unwrap();
+        assert_eq!(event["error"]["code"].as_str(), outcome);
+    }
+    assert_eq!(upstream.asked.lock().await.len(), 1);
+}
+
+#[tokio::test]
 async fn files_that_the_upstream_cannot_take_are_refused_by_name() {
     let upstream = Upstream::start(vec![hello()]).await;
     let server = upstream.behind().await;

@@ -10,6 +10,10 @@ use turnwire_protocol::engine::{
 use turnwire_protocol::item::{Item, ItemKind};
 use turnwire_protocol::tool::{CustomFormat, Tool, ToolChoice, ToolKind};
 
+/// Members and elements of all the JSON of one request. Each takes up to a hundred times the bytes
+/// that it has as text, so that a message which consists of nothing else would fill the memory.
+const PARTS: usize = 1 << 18;
+
 /// The argument that stands for the input of a custom tool.
 pub(super) const CUSTOM_INPUT: &str = "input";
 
@@ -21,7 +25,8 @@ pub(super) fn body(
 ) -> Result<Value, EngineFailure> {
     let mut body = Map::new();
     body.insert("model".into(), model.into());
-    body.insert("messages".into(), messages(request)?.into());
+    let mut reader = Reader { left: PARTS };
+    body.insert("messages".into(), messages(request, &mut reader)?.into());
     body.insert("stream".into(), true.into());
     body.insert("stream_options".into(), json!({"include_usage": true}));
     let limit = match request.generate {
@@ -61,7 +66,7 @@ pub(super) fn body(
             body.insert("response_format".into(), json!({"type": "json_object"}));
         }
         TextFormat::JsonSchema { schema } => {
-            let schema = value(schema, "text.format.schema")?;
+            let schema = reader.read(schema, "text.format.schema")?;
             let format = json!({
                 "type": "json_schema",
                 "json_schema": {"name": "response", "schema": schema},
@@ -69,19 +74,23 @@ pub(super) fn body(
             body.insert("response_format".into(), format);
         }
     }
-    add_tools(&mut body, request)?;
+    add_tools(&mut body, request, &mut reader)?;
     Ok(body.into())
 }
 
 /// Tools, and the choice among them. A choice among some is made by offering only those.
-fn add_tools(body: &mut Map<String, Value>, request: &TurnRequest) -> Result<(), EngineFailure> {
+fn add_tools(
+    body: &mut Map<String, Value>,
+    request: &TurnRequest,
+    reader: &mut Reader,
+) -> Result<(), EngineFailure> {
     let allowed = |tool: &&Tool| match &request.tool_choice {
         ToolChoice::Allowed { names, .. } => names.contains(&tool.name),
         _ => true,
     };
     let mut tools = Vec::new();
     for tool in request.tools.offered.iter().filter(allowed) {
-        tools.push(json!({"type": "function", "function": function(tool)?}));
+        tools.push(json!({"type": "function", "function": function(tool, reader)?}));
     }
     if tools.is_empty() {
         return Ok(());
@@ -108,13 +117,13 @@ fn add_tools(body: &mut Map<String, Value>, request: &TurnRequest) -> Result<(),
 }
 
 /// A chat knows functions only: a custom tool becomes one whose only argument is its input.
-fn function(tool: &Tool) -> Result<Value, EngineFailure> {
+fn function(tool: &Tool, reader: &mut Reader) -> Result<Value, EngineFailure> {
     let mut description = tool.description.as_deref().unwrap_or_default().to_owned();
     let parameters = match &tool.kind {
         ToolKind::Function {
             parameters: Some(parameters),
             ..
-        } => value(parameters, &format!("{}.parameters", tool.path))?,
+        } => reader.read(parameters, &format!("{}.parameters", tool.path))?,
         ToolKind::Function {
             parameters: None, ..
         } => json!({"type": "object", "properties": {}}),
@@ -145,8 +154,11 @@ fn function(tool: &Tool) -> Result<Value, EngineFailure> {
 }
 
 /// The whole conversation: instructions, the responses of the chain, the new input.
-fn messages(request: &TurnRequest) -> Result<Vec<Value>, EngineFailure> {
-    let mut chat = Chat::default();
+fn messages(request: &TurnRequest, reader: &mut Reader) -> Result<Vec<Value>, EngineFailure> {
+    let mut chat = Chat {
+        messages: Vec::new(),
+        reader,
+    };
     if let Some(instructions) = &request.instructions {
         chat.say("system", (**instructions).into());
     }
@@ -175,12 +187,12 @@ enum Place {
     Input(usize),
 }
 
-#[derive(Default)]
-struct Chat {
+struct Chat<'r> {
     messages: Vec<Value>,
+    reader: &'r mut Reader,
 }
 
-impl Chat {
+impl Chat<'_> {
     fn add(&mut self, item: &Item, place: &Place) -> Result<(), EngineFailure> {
         let fields = match item.kind() {
             ItemKind::Compaction => {
@@ -193,7 +205,7 @@ impl Chat {
             | ItemKind::AdditionalTools
             | ItemKind::ConfigurationUpdate
             | ItemKind::Other => return Ok(()),
-            _ => value(item.raw(), "input")?,
+            _ => self.reader.read(item.raw(), "input")?,
         };
         match item.kind() {
             ItemKind::Message => {
@@ -389,12 +401,44 @@ fn decimal(value: f32) -> Value {
     serde_json::from_str(&value.to_string()).unwrap_or(Value::Null)
 }
 
-fn value(json: &[u8], param: &str) -> Result<Value, EngineFailure> {
-    serde_json::from_slice(json).map_err(|error| EngineFailure {
-        kind: EngineFailureKind::Invalid,
-        message: format!("Invalid value for '{param}': {error}."),
-        param: Some(param.to_owned()),
-    })
+/// Takes JSON apart, up to a limit.
+struct Reader {
+    /// How much of [`PARTS`] is left.
+    left: usize,
+}
+
+impl Reader {
+    fn read(&mut self, json: &[u8], param: &str) -> Result<Value, EngineFailure> {
+        let refusal = |message: String| EngineFailure {
+            kind: EngineFailureKind::Invalid,
+            message,
+            param: Some(param.to_owned()),
+        };
+        let parts = count_parts(json);
+        self.left = self.left.checked_sub(parts).ok_or_else(|| {
+            refusal(format!(
+                "Invalid value for '{param}': this model's server is sent no conversation whose \
+                 items and tools have more than {PARTS} members and elements."
+            ))
+        })?;
+        serde_json::from_slice(json)
+            .map_err(|error| refusal(format!("Invalid value for '{param}': {error}.")))
+    }
+}
+
+/// Members of all objects and elements of all arrays in this JSON, or a few more.
+fn count_parts(json: &[u8]) -> usize {
+    let (mut parts, mut in_string, mut escaped) = (0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' | b',' if !in_string => parts += 1,
+            _ => {}
+        }
+    }
+    parts
 }
 
 fn unsupported(param: String, why: &str) -> EngineFailure {
@@ -402,5 +446,21 @@ fn unsupported(param: String, why: &str) -> EngineFailure {
         kind: EngineFailureKind::Unsupported,
         message: format!("Unsupported value for '{param}': {why}."),
         param: Some(param),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_counted_outside_of_strings() {
+        for (json, parts) in [
+            (r#""a,b""#, 0),
+            (r#"{"a":[1,2],"b\"{,":{}}"#, 5),
+            (r#"["\\",","]"#, 2),
+        ] {
+            assert_eq!(count_parts(json.as_bytes()), parts, "{json}");
+        }
     }
 }
