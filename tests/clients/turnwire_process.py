@@ -2,6 +2,7 @@
 
 import os
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -14,6 +15,11 @@ BINARY = Path(os.environ.get("TURNWIRE_BIN", REPOSITORY / "target/release/turnwi
 # A cold start may fetch the default model first.
 READY_WITHIN_SECONDS = 180
 
+# Whether it is the right one is for the tests to judge, not for the wait until it is there.
+ANY_CERTIFICATE = ssl.create_default_context()
+ANY_CERTIFICATE.check_hostname = False
+ANY_CERTIFICATE.verify_mode = ssl.CERT_NONE
+
 
 class Turnwire:
     """Started on a free port; `log` holds what it has written so far."""
@@ -21,7 +27,9 @@ class Turnwire:
     def __init__(self, engine: str, log: Path, *flags: str):
         port = _free_port()
         self.address = f"127.0.0.1:{port}"
-        self.base_url = f"http://{self.address}/v1"
+        scheme = "https" if "--tls-cert" in flags else "http"
+        self.origin = f"{scheme}://{self.address}"
+        self.base_url = f"{self.origin}/v1"
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -43,7 +51,7 @@ class Turnwire:
             if self.process.poll() is not None:
                 raise RuntimeError(f"turnwire ended: {self.log.read_text()}")
             try:
-                urllib.request.urlopen(f"http://{self.address}/health", timeout=5)
+                urllib.request.urlopen(f"{self.origin}/health", timeout=5, context=ANY_CERTIFICATE)
                 return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.02)

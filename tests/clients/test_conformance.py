@@ -1,0 +1,127 @@
+"""`turnwire check` against a running server: plain and over TLS, scripted and with a real model."""
+
+import datetime
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from conftest import Server
+from turnwire_process import BINARY, Turnwire
+
+# A model that does what the checklist asks for: it counts for long, and it reasons.
+SCRIPT = """
+[[reply]]
+user_contains = "Count from 1 to 2000"
+steps = [{ text = "1 2 3 4 5 6 7 8 ", repeat = 10000, delay_ms = 2 }]
+
+[[reply]]
+user_contains = "Which is larger"
+steps = [{ reasoning = "17 times 3 is 51." }, { text = "17 times 3." }]
+"""
+
+# Of 179 rules, 22 cannot be seen from outside or take what no script can do.
+SCRIPTED_PASSES = 150
+
+# The smallest of models does not reason and does not always say as much as it is asked for.
+EMBEDDED_PASSES = 135
+
+
+def check(url: str, *flags: str) -> dict[int, Any]:
+    """Findings by row."""
+    run = subprocess.run(
+        [BINARY, "check", url, "--json", *flags], capture_output=True, text=True, timeout=1500
+    )
+    assert run.returncode in (0, 1), run.stderr
+    findings = {finding["row"]: finding for finding in json.loads(run.stdout)["checks"]}
+    assert set(findings) == set(range(1, 180))
+    return findings
+
+
+def failures(findings: dict[int, Any]) -> list[str]:
+    return [
+        json.dumps(finding, indent=1)
+        for finding in findings.values()
+        if finding["status"] == "fail"
+    ]
+
+
+def passed(findings: dict[int, Any]) -> set[int]:
+    return {row for row, finding in findings.items() if finding["status"] == "pass"}
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for this machine, and its key."""
+    place = tmp_path_factory.mktemp("tls")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (place / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    (place / "key.pem").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return place / "cert.pem", place / "key.pem"
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    path = tmp_path / "script.toml"
+    path.write_text(SCRIPT)
+    return f"scripted:{path}"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+def test_every_rule_holds_with_the_scripted_engine(script: str, log: Path):
+    turnwire = Turnwire(script, log)
+    try:
+        findings = check(turnwire.base_url)
+    finally:
+        turnwire.stop()
+    assert failures(findings) == []
+    assert len(passed(findings)) >= SCRIPTED_PASSES
+
+
+def test_every_rule_holds_over_tls(script: str, log: Path, certificate: tuple[Path, Path]):
+    cert, key = certificate
+    turnwire = Turnwire(script, log, "--tls-cert", str(cert), "--tls-key", str(key))
+    try:
+        url = turnwire.base_url.replace("127.0.0.1", "localhost")
+        findings = check(url, "--ca", str(cert))
+    finally:
+        turnwire.stop()
+    assert failures(findings) == []
+    assert len(passed(findings)) >= SCRIPTED_PASSES
+
+
+# Summaries and long answers take a while on one core.
+@pytest.mark.timeout(1800)
+def test_every_rule_holds_with_a_real_model(embedded: Server):
+    findings = check(embedded.process.base_url, "--timeout", "240s", "--jobs", "4")
+    assert failures(findings) == []
+    assert len(passed(findings)) >= EMBEDDED_PASSES
