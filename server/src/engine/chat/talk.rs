@@ -18,7 +18,7 @@ use turnwire_protocol::item::Item;
 
 use super::assembler::{Assembler, Boundary};
 use super::request;
-use super::upstream::{Upstream, cause, failure};
+use super::upstream::{LimitMember, Upstream, cause, failure};
 
 /// Bytes of one chunk of an answer.
 const CHUNK_BYTES: usize = 16 << 20;
@@ -60,7 +60,7 @@ pub(super) fn start(
         wrap_up,
         warm_up: !turn.generate,
         estimated_input: input_tokens,
-        stage: Stage::Asking(Box::new(Asking {
+        stage: Stage::Asking(Arc::new(Asking {
             model: Arc::clone(model),
             turn: turn.clone(),
         })),
@@ -85,7 +85,7 @@ struct Talk {
 }
 
 enum Stage {
-    Asking(Box<Asking>),
+    Asking(Arc<Asking>),
     Reading(Box<Reading>),
     Ended,
 }
@@ -98,6 +98,13 @@ struct Asking {
 struct Reading {
     response: Response,
     decoder: Decoder,
+}
+
+/// The body of a request.
+struct Body {
+    json: Vec<u8>,
+    /// It has a limit on output.
+    is_limited: bool,
 }
 
 /// What comes next of an answer.
@@ -132,22 +139,18 @@ impl Talk {
         let Stage::Asking(asking) = std::mem::replace(&mut self.stage, Stage::Ended) else {
             return Ok(());
         };
-        let Asking { model, turn } = *asking;
         let mut limit = self.upstream.limit_member();
         let response = loop {
-            let body = request::body(&model, &turn, limit.name())?;
-            let is_empty = body["messages"].as_array().is_some_and(Vec::is_empty);
-            if is_empty && self.warm_up {
+            let Some(body) = asking.body(limit).await? else {
                 // Nothing to compute yet.
                 break None;
-            }
-            let is_limited = body.get(limit.name()).is_some();
-            match self.upstream.complete(body.to_string().into_bytes()).await {
+            };
+            match self.upstream.complete(body.json).await {
                 Ok(response) => {
                     self.upstream.remember_limit(limit);
                     break Some(response);
                 }
-                Err(refusal) => match limit.after(&refusal).filter(|_| is_limited) {
+                Err(refusal) => match limit.after(&refusal).filter(|_| body.is_limited) {
                     Some(other) => limit = other,
                     None => return Err(refusal),
                 },
@@ -255,6 +258,31 @@ impl Talk {
             usage,
             state: Some(EngineState::new(Arc::new(Counted { tokens }))),
         });
+    }
+}
+
+impl Asking {
+    /// None for a warm-up without anything to warm up.
+    ///
+    /// Made on a thread of its own: it is the whole conversation, which may have many megabytes.
+    async fn body(self: &Arc<Self>, limit: LimitMember) -> Result<Option<Body>, EngineFailure> {
+        let asking = Arc::clone(self);
+        let make = move || {
+            let Self { model, turn } = &*asking;
+            let body = request::body(model, turn, limit.name())?;
+            if !turn.generate && body["messages"].as_array().is_some_and(Vec::is_empty) {
+                return Ok(None);
+            }
+            Ok(Some(Body {
+                is_limited: body.get(limit.name()).is_some(),
+                json: body.to_string().into_bytes(),
+            }))
+        };
+        let made = tokio::task::spawn_blocking(make).await;
+        made.unwrap_or_else(|_| {
+            let message = "The request for the model's server could not be made.";
+            Err(failure(EngineFailureKind::Internal, message))
+        })
     }
 }
 
