@@ -232,10 +232,11 @@ impl CreateRequest {
 }
 
 impl CreateRequest {
-    /// The same request as one for a compaction, which is not stored.
+    /// The same request as one for a compaction, which is not stored and never a warm-up.
     pub(crate) fn for_compaction(self) -> Self {
         Self {
             compact_now: true,
+            generate: true,
             store: false,
             ..self
         }

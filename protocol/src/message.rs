@@ -105,9 +105,16 @@ impl Create {
         let transport = Transport::Http;
         let members = read_members(message, transport)?;
         let create = Self::parse(message, &members, transport, strict, sealer)?;
-        let compact = |request: Box<CreateRequest>| Box::new(request.for_compaction());
+        let parent = create.parent.as_ref();
+        let compact = |request: Box<CreateRequest>| {
+            // Only a warm-up may be about nothing.
+            if request.input.is_empty() && parent.is_none() {
+                return Err(Failure::missing_required_parameter("input"));
+            }
+            Ok(Box::new(request.for_compaction()))
+        };
         Ok(Self {
-            request: create.request.map(compact),
+            request: create.request.and_then(compact),
             ..create
         })
     }
