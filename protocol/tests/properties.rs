@@ -89,6 +89,30 @@ fn depth_does_no_harm() {
     }
 }
 
+/// Names and references that cost little to send must cost little to look up.
+#[test]
+fn length_does_no_harm() {
+    let name = "_".repeat(4 << 20);
+    let choice = format!(r#"{{"type":"function","name":"{name}"}}"#);
+    let tools = r#"[{"type":"function","name":"f"}]"#;
+    interleaving::hear(
+        format!(
+            r#"{{"type":"response.create","model":"m","input":"x","tools":{tools},"tool_choice":{choice}}}"#
+        )
+        .as_bytes(),
+    );
+
+    let tool = |index| format!(r#"{{"type":"function","name":"f{index}"}}"#);
+    let tools: Vec<String> = (0..20_000).map(tool).collect();
+    let tools = tools.join(",");
+    let item = format!(r#"{{"type":"additional_tools","id":"t","tools":[{tools}]}}"#);
+    let references = r#",{"id":"t"}"#.repeat(100_000);
+    interleaving::hear(
+        format!(r#"{{"type":"response.create","model":"m","input":[{item}{references}]}}"#)
+            .as_bytes(),
+    );
+}
+
 const MESSAGE: &str = r#"{"type":"response.create","stream_id":"a","model":"m","input":[{"role":"user","content":"x"},{"type":"function_call","call_id":"c","name":"f","arguments":"{}"},{"type":"function_call_output","call_id":"c","output":"y"}],"previous_response_id":"resp_1","instructions":"\u00e9","tools":[{"type":"function","name":"f","parameters":{"type":"object"},"async":true},{"type":"web_search"}],"tool_choice":{"type":"allowed_tools","mode":"auto","tools":[{"type":"function","name":"f"}]},"text":{"format":{"type":"json_schema","name":"n","schema":{}},"verbosity":"low"},"reasoning":{"effort":"low"},"metadata":{"k":"v"},"include":["message.output_text.logprobs"],"temperature":0.5,"top_logprobs":2,"max_output_tokens":99,"store":false,"prompt_cache_options":{"prewarm":false},"context_management":[{"compact_threshold":1000}],"multi_agent":{"enabled":false}}"#;
 
 /// What is put into a message: JSON that is legal somewhere, and bytes that are not.

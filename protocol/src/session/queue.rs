@@ -145,6 +145,20 @@ impl Session {
         }
     }
 
+    /// Whether the chain has room for this input.
+    pub(super) fn check_chain_bytes(
+        &self,
+        parent: Option<&Chain>,
+        input: &[Item],
+    ) -> Result<(), Failure> {
+        let before = parent.map_or(0, Chain::bytes);
+        let added: usize = input.iter().map(Item::size).sum();
+        if before + added as u64 > self.limits.chain_bytes {
+            return Err(Failure::chain_too_large(self.limits.chain_bytes));
+        }
+        Ok(())
+    }
+
     /// Starts the engine of a turn whose parent and whole input are there.
     pub(super) fn make(
         &mut self,
@@ -156,10 +170,7 @@ impl Session {
         if let Some(steers) = &origin.steers {
             request.input = steers.in_front_of(&request.input);
         }
-        let before = parent.as_ref().map_or(0, Chain::bytes);
-        let added: usize = request.input.iter().map(Item::size).sum();
-        if before + added as u64 > self.limits.chain_bytes {
-            let failure = Failure::chain_too_large(self.limits.chain_bytes);
+        if let Err(failure) = self.check_chain_bytes(parent.as_ref(), &request.input) {
             return self.refuse(origin, failure);
         }
         let (id, lane) = (origin.id.clone(), origin.lane.clone());

@@ -83,6 +83,9 @@ impl Session {
             references,
         } = referring;
         let whole = references.replace(&request.input).and_then(|input| {
+            // A short reference may name a long item, and many may name the same one. None of
+            // that is read before it is known to be bounded.
+            self.check_chain_bytes(parent.as_ref(), &input)?;
             // An item that was referred to may offer tools, or change settings.
             let mut known = NotOffered::default();
             let standing = Standing::of_input(&input, self.limits.strict, &mut known)?;

@@ -2,6 +2,7 @@
 //! that earlier turns have added are known only then.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::{Tool, ToolChoice, ToolName};
 use crate::failure::{Failure, Shown};
@@ -137,7 +138,7 @@ impl Wanted {
     /// else the one whose qualified name it is.
     fn find(&self, directory: &Directory<'_>, path: &Path<'_>) -> Result<ToolName, Failure> {
         let named = |name: &str| {
-            let tools = directory.0.get(name).map_or(&[][..], Vec::as_slice);
+            let tools = directory.by_name.get(name).map_or(&[][..], Vec::as_slice);
             tools
                 .iter()
                 .filter(|tool| tool.is_function() == self.is_function)
@@ -160,10 +161,10 @@ impl Wanted {
                 }
                 outside
             }
-            (None, None, _) => self
-                .name
-                .match_indices("__")
-                .find_map(|(at, _)| inside(Some(&self.name[..at]), &self.name[at + 2..])),
+            (None, None, _) => {
+                let qualified = directory.by_qualified_name.get(&*self.name);
+                qualified.filter(|tool| tool.is_function() == self.is_function)
+            }
         };
         found.map(|tool| tool.name.clone()).ok_or_else(|| {
             let kind = if self.is_function {
@@ -177,15 +178,23 @@ impl Wanted {
     }
 }
 
-/// Tools by their bare names.
-struct Directory<'t>(HashMap<&'t str, Vec<&'t Tool>>);
+/// Tools by their names. A name may be as long as a message, so it is looked up whole.
+struct Directory<'t> {
+    by_name: HashMap<&'t str, Vec<&'t Tool>>,
+    by_qualified_name: HashMap<Arc<str>, &'t Tool>,
+}
 
 impl<'t> Directory<'t> {
     fn new(offered: impl Iterator<Item = &'t Tool>) -> Self {
         let mut by_name: HashMap<&str, Vec<&Tool>> = HashMap::new();
+        let mut by_qualified_name = HashMap::new();
         for tool in offered {
             by_name.entry(&tool.name.name).or_default().push(tool);
+            by_qualified_name.insert(tool.name.qualified(), tool);
         }
-        Self(by_name)
+        Self {
+            by_name,
+            by_qualified_name,
+        }
     }
 }
