@@ -57,6 +57,10 @@ impl ToolsRead {
     }
 }
 
+/// Characters in the description of a namespace. The model is shown it once for every tool in
+/// there that has none of its own, so that it costs more than its message did.
+const NAMESPACE_DESCRIPTION: usize = 64 << 10;
+
 /// A list of tools while it is read.
 struct Reader<'m> {
     /// What the list is part of.
@@ -143,7 +147,10 @@ impl<'m> Reader<'m> {
 
     fn namespace(&mut self, tool: Field<'_, '_>, members: &ToolMembers<'_>) -> Result<(), Failure> {
         let name = read_name(tool, members)?;
-        let description = read_description(tool, members)?;
+        let description = Field::member(&tool.path, "description", members.description);
+        let description = description
+            .map(|field| field.string_up_to(NAMESPACE_DESCRIPTION).map(Arc::from))
+            .transpose()?;
         let namespace = Namespace {
             name: &name,
             description: description.as_ref(),
@@ -266,4 +273,28 @@ fn read_format(format: Field<'_, '_>) -> Result<CustomFormat, Failure> {
         "lark" => CustomFormat::Lark(text.into()),
         _ => CustomFormat::Regex(text.into()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_of_a_namespace_is_limited_because_its_tools_repeat_it() {
+        let read = |length| {
+            let text = "d".repeat(length);
+            let item = format!(
+                r#"{{"type":"additional_tools","tools":[{{"type":"namespace","name":"n","description":"{text}","tools":[{{"type":"function","name":"f"}}]}}]}}"#
+            );
+            let item = Item::parse(item.into()).expect("an item");
+            ToolsRead::of_item(&item, 0, false)
+        };
+        assert!(read(NAMESPACE_DESCRIPTION).is_ok());
+        let failure = read(NAMESPACE_DESCRIPTION + 1).expect_err("too long");
+        assert_eq!(failure.code, "string_above_max_length");
+        assert_eq!(
+            failure.param.as_deref(),
+            Some("input[0].tools[0].description")
+        );
+    }
 }
