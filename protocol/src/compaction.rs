@@ -125,14 +125,14 @@ impl Compaction {
     }
 }
 
-/// The items that offer tools, which a summary cannot replace, oldest first. Walks as far back as
-/// [`Compaction::new`].
+/// The items that offer tools, which a summary cannot replace, oldest first, with bytes of their
+/// own. Walks as far back as [`Compaction::new`].
 pub(crate) fn tools_offered(parent: Option<&Chain>, input: &[Item]) -> Arc<[Item]> {
     let mut found = Vec::new();
     for items in parts(parent, input) {
         let items: Vec<&Item> = items.collect();
         let of_kind = |kind| items.iter().filter(move |item| item.kind() == kind);
-        found.extend(of_kind(ItemKind::AdditionalTools).map(|&item| item.clone()));
+        found.extend(of_kind(ItemKind::AdditionalTools).map(|&item| item.detached()));
         if of_kind(ItemKind::Compaction).next().is_some() {
             break;
         }

@@ -134,6 +134,15 @@ impl Item {
         }
     }
 
+    /// The same item with bytes of its own. An item is a slice of the message it came in and keeps
+    /// all of that alive, so one that outlives its neighbours must not stay such a slice.
+    pub(crate) fn detached(&self) -> Self {
+        Self {
+            raw: Bytes::copy_from_slice(&self.raw),
+            ..self.clone()
+        }
+    }
+
     /// The same item as the answer to this call, which it does not name itself.
     pub(crate) fn with_call_id(self, call_id: Arc<str>) -> Self {
         Self {

@@ -72,7 +72,7 @@ impl References {
 
     /// Searches another chain that the client may see.
     pub(crate) fn search_chain(&mut self, chain: &Chain) {
-        self.search(chain, |item| Found::Elsewhere(item.clone()));
+        self.search(chain, |item| Found::Elsewhere(item.detached()));
     }
 
     /// What only the store can know.
@@ -137,12 +137,35 @@ impl References {
             for (place, item) in own {
                 if let Some(id) = self.take(link, place, item) {
                     let found = match replaced && place < link.asked().len() {
-                        true => Found::Elsewhere(item.clone()),
+                        true => Found::Elsewhere(item.detached()),
                         false => found(item),
                     };
                     self.found.insert(id, found);
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::Carried;
+    use bytes::Bytes;
+
+    #[test]
+    fn an_item_of_another_chain_does_not_keep_its_message_alive() {
+        let message = Bytes::from_static(br#"{"id":"a","type":"x"} and a lot more"#);
+        let item = Item::parse(message.slice(..21)).expect("an item");
+        let id = ResponseId::from("resp_1");
+        let none = Arc::default();
+        let carried = Carried::default();
+        let chain = Chain::append(None, id, Arc::new([item.clone()]), none, carried, None);
+        let input = [Item::parse(r#"{"id":"a"}"#.into()).expect("a reference")];
+        let mut references = References::of(&input).expect("a reference");
+        references.search_chain(&chain);
+        let found = references.replace(&input).expect("it was found");
+        assert_eq!(found[0].raw(), item.raw());
+        assert!(!message.as_ptr_range().contains(&found[0].raw().as_ptr()));
     }
 }

@@ -9,6 +9,8 @@ use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::create::settings::{read_effort, read_format};
 use crate::engine::TextFormat;
 use crate::failure::Failure;
@@ -83,6 +85,21 @@ impl Standing {
             tools: join(&self.tools, &later.tools),
             reasoning_effort: later.reasoning_effort.clone().or_else(earlier_effort),
             format: later.format.clone().or_else(earlier_format),
+        }
+    }
+
+    /// The same with bytes of its own, for when the items that it was read from are dropped.
+    pub(crate) fn detached(&self) -> Self {
+        let format = self.format.as_ref().map(|format| match format {
+            TextFormat::JsonSchema { schema } => TextFormat::JsonSchema {
+                schema: Bytes::copy_from_slice(schema),
+            },
+            plain => plain.clone(),
+        });
+        Self {
+            tools: self.tools.iter().map(Tool::detached).collect(),
+            format,
+            reasoning_effort: self.reasoning_effort.clone(),
         }
     }
 

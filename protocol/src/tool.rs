@@ -71,6 +71,21 @@ impl Tool {
         }
     }
 
+    /// The same tool with bytes of its own.
+    pub(crate) fn detached(&self) -> Self {
+        let kind = match &self.kind {
+            ToolKind::Function { parameters, strict } => ToolKind::Function {
+                parameters: parameters.as_deref().map(Bytes::copy_from_slice),
+                strict: *strict,
+            },
+            custom @ ToolKind::Custom(_) => custom.clone(),
+        };
+        Self {
+            kind,
+            ..self.clone()
+        }
+    }
+
     pub fn is_function(&self) -> bool {
         matches!(self.kind, ToolKind::Function { .. })
     }

@@ -82,8 +82,13 @@ impl Turn {
         let none = Carried::default();
         let before = parent.as_ref().map_or(&none, Chain::carried);
         request.input = pending::name_calls(&before.pending_calls, request.input.clone())?;
+        let pending_calls = pending::answer(&before.pending_calls, &request.input)?;
+        if let Some(input) = since_compaction(&request.input) {
+            request.input = input;
+            request.standing = request.standing.detached();
+        }
         let carried = Carried {
-            pending_calls: pending::answer(&before.pending_calls, &request.input)?,
+            pending_calls,
             standing: before.standing.followed_by(&request.standing),
         };
         let additional_tools = carried.standing.tools_beside(&request.tools);
@@ -100,7 +105,6 @@ impl Turn {
         let effort = update.reasoning_effort.clone();
         let effort = effort.or_else(|| request.reasoning_effort.clone());
         let effort = effort.or_else(|| inherited.reasoning_effort.clone());
-        request.input = since_compaction(request.input);
         let asked = TurnRequest {
             id: id.clone(),
             parent: parent.clone(),
@@ -461,15 +465,39 @@ impl Turn {
 }
 
 /// What a model is shown of an input: a compaction item stands for everything before it, but for
-/// the tools that are offered.
-fn since_compaction(input: Arc<[Item]>) -> Arc<[Item]> {
+/// the tools that are offered. None if nothing is before it. What is dropped is kept alive by
+/// nothing that is left.
+fn since_compaction(input: &[Item]) -> Option<Arc<[Item]>> {
     let is_compaction = |item: &Item| item.kind() == ItemKind::Compaction;
-    match input.iter().rposition(is_compaction) {
-        Some(at @ 1..) => {
-            let offers = |item: &&Item| item.kind() == ItemKind::AdditionalTools;
-            let before = input[..at].iter().filter(offers);
-            before.chain(&input[at..]).cloned().collect()
+    let at = input.iter().rposition(is_compaction).filter(|at| *at > 0)?;
+    let offers = |item: &&Item| item.kind() == ItemKind::AdditionalTools;
+    let before = input[..at].iter().filter(offers);
+    Some(before.chain(&input[at..]).map(Item::detached).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn what_a_compaction_stands_for_is_not_kept_alive_by_what_is_behind_it() {
+        let text =
+            r#"{"type":"old"}{"type":"additional_tools"}{"type":"compaction"}{"type":"new"}"#;
+        let message = Bytes::from(text);
+        let mut start = 0;
+        let mut input = Vec::new();
+        while let Some(length) = text[start..].find('}') {
+            let raw = message.slice(start..=start + length);
+            start += length + 1;
+            input.push(Item::parse(raw).expect("an item"));
         }
-        Some(0) | None => input,
+        let shown = since_compaction(&input).expect("something was before it");
+        assert_eq!(shown.len(), 3);
+        for (shown, came) in shown.iter().zip(&input[1..]) {
+            assert_eq!(shown.raw(), came.raw());
+            assert!(!message.as_ptr_range().contains(&shown.raw().as_ptr()));
+        }
+        assert!(since_compaction(&input[2..]).is_none());
     }
 }

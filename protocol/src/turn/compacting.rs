@@ -323,6 +323,8 @@ impl Turn {
             [] => Arc::default(),
             _ => compaction::tools_offered(parent, &request.input),
         };
+        // The items that they were read from are dropped, with the messages those came in.
+        self.carried.standing = self.carried.standing.detached();
         self.parent = None;
         if compacting.alone {
             return Progress::Finished {
