@@ -20,7 +20,7 @@ use crate::event::Stamp;
 use crate::failure::Failure;
 use crate::id::{IdSource, ResponseId};
 use crate::lane::{LaneName, Origin, Waiting};
-use crate::session::{Now, Running, Session, Stage};
+use crate::session::{Now, Phase, Running, Session, Stage};
 use crate::steer::{Owed, Steer, SteerRefusal};
 use crate::turn::Turn;
 
@@ -30,6 +30,8 @@ impl Session {
         let has_room = |turn: &Turn| {
             turn.steers().len() < self.limits.pending_steers && bytes <= self.limits.queued_bytes
         };
+        // A target must not be cut short for a successor that would not be started.
+        let takes_successors = self.phase == Phase::Open;
         let mut running = self.running.values_mut();
         let running = running.find(|running| running.origin.id == steer.target);
         let (lane, refusal) = match running {
@@ -39,6 +41,9 @@ impl Session {
             }) if turn.is_started() => {
                 let refusal = match steer.problem() {
                     None if !turn.is_steerable() => Some(SteerRefusal::NotSupported),
+                    None if !takes_successors => {
+                        Some(SteerRefusal::NoSuccessor("The connection is about to end."))
+                    }
                     None if !has_room(turn) => Some(SteerRefusal::TooMany),
                     refusal => refusal,
                 };
