@@ -134,6 +134,46 @@ async fn parallel_calls_come_one_after_the_other_and_their_outputs_go_back() {
 }
 
 #[tokio::test]
+async fn a_custom_tool_is_a_function_of_its_input_to_a_chat() {
+    let calls = Reply::Chunks(vec![
+        call(0, "a", "shell__run", "{\"input\": \"echo \\\"a"),
+        more(0, "\\\"\\n\"}"),
+        finish("tool_calls"),
+    ]);
+    let upstream = Upstream::start(vec![calls, hello()]).await;
+    let server = upstream.behind().await;
+    let mut connection = server.connect().await;
+    let tools = json!([{"type": "namespace", "name": "shell", "description": "s", "tools": [
+        {"type": "custom", "name": "run", "description": "Runs a line.",
+         "format": {"type": "grammar", "syntax": "regex", "definition": "echo .*"}},
+    ]}]);
+    let first = response(&turn(&mut connection, &ask(json!({"input": "x", "tools": tools}))).await);
+    let made = &first["output"][0];
+    assert_eq!(made["type"], "custom_tool_call");
+    assert_eq!(
+        (&made["namespace"], &made["name"]),
+        (&json!("shell"), &json!("run"))
+    );
+    assert_eq!(made["input"], "echo \"a\"\n");
+    let function = &upstream.last_asked().await["tools"][0]["function"];
+    assert_eq!(function["name"], "shell__run");
+    assert!(
+        function["description"]
+            .as_str()
+            .unwrap()
+            .ends_with("echo .*")
+    );
+
+    let output =
+        json!([{"type": "custom_tool_call_output", "call_id": made["call_id"], "output": "a"}]);
+    let second = ask(json!({"previous_response_id": first["id"], "input": output}));
+    response(&turn(&mut connection, &second).await);
+    let again = &upstream.last_asked().await["messages"][1]["tool_calls"][0]["function"];
+    assert_eq!(again["name"], "shell__run");
+    assert_eq!(again["arguments"], r#"{"input":"echo \"a\"\n"}"#);
+}
+
+#[tokio::test]
 async fn a_cancelled_turn_leaves_its_upstream_at_once() {
     let mut upstream = Upstream::start(vec![Reply::Hang(vec![says("well")]), hello()]).await;
     let server = upstream.behind().await;
