@@ -174,6 +174,25 @@ async fn a_custom_tool_is_a_function_of_its_input_to_a_chat() {
 }
 
 #[tokio::test]
+async fn tools_that_came_as_an_item_are_offered_from_then_on() {
+    let upstream = Upstream::start(vec![hello()]).await;
+    let server = upstream.behind().await;
+    let mut connection = server.connect().await;
+    let look = tool("look", &json!({"at": {"type": "string"}}));
+    let first = ask(json!({"input": [
+        {"type": "additional_tools", "role": "developer", "tools": [look]},
+        {"role": "user", "content": "look"},
+    ]}));
+    let mut parent = response(&turn(&mut connection, &first).await);
+    for _ in 0..2 {
+        let asked = upstream.last_asked().await;
+        assert_eq!(asked["tools"][0]["function"]["name"], "look");
+        let next = ask(json!({"previous_response_id": parent["id"], "input": "again"}));
+        parent = response(&turn(&mut connection, &next).await);
+    }
+}
+
+#[tokio::test]
 async fn a_cancelled_turn_leaves_its_upstream_at_once() {
     let mut upstream = Upstream::start(vec![Reply::Hang(vec![says("well")]), hello()]).await;
     let server = upstream.behind().await;

@@ -89,7 +89,7 @@ fn add_tools(
         _ => true,
     };
     let mut tools = Vec::new();
-    for tool in request.tools.offered.iter().filter(allowed) {
+    for tool in request.offered().filter(allowed) {
         tools.push(json!({"type": "function", "function": function(tool, reader)?}));
     }
     if tools.is_empty() {

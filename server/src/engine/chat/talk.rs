@@ -64,7 +64,7 @@ pub(super) fn start(
             model: Arc::clone(model),
             turn: turn.clone(),
         })),
-        assembler: Assembler::new(turn.tools.offered.iter()),
+        assembler: Assembler::new(turn.offered()),
         ready: VecDeque::new(),
         last_sentence: None,
     };
