@@ -207,7 +207,7 @@ mod tests {
                 + r#""previous_response_id":"resp_1","#
                 + r#""tools":[{"type":"function","name":"z", "a":1.0}],"#
                 + r#""text":{"verbosity":"low"},"#
-                + r#""input":[{"content":"before","role":"user","type":"message"},"#
+                + r#""input":[{"type":"message","role":"user","content":"before"},"#
                 + r#"{"role": "user","content":"new"}]}"#
         );
     }
@@ -219,7 +219,7 @@ mod tests {
             sent(&create, true),
             r#"{"stream":true,"model":"m","store":true,"previous_response_id":"resp_1","#
                 .to_owned()
-                + r#""input":[{"content":"before","role":"user","type":"message"}]}"#
+                + r#""input":[{"type":"message","role":"user","content":"before"}]}"#
         );
     }
 }
