@@ -19,20 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes decoded before others get their turn: about a millisecond's worth.
 const REST_BYTES: usize = 256 << 10;
 
-/// Why there is no body to work on.
-pub(super) enum Unreadable {
-    Refused(Failure),
-    /// Its chunks are malformed, or the client left and nobody reads an answer.
-    Broken,
-}
-
 /// The whole body, decoded. `limit` holds for what was sent and for what was meant.
 ///
 /// A body that is refused is read on for up to twice the limit: a client that is answered while
 /// it sends often sees a broken connection instead.
-pub(super) async fn read(request: Request<Incoming>, limit: usize) -> Result<Bytes, Unreadable> {
-    let encoding = Encoding::of(request.headers()).map_err(Unreadable::Refused)?;
-    let refused = |problem| Unreadable::Refused(encoding.refusal(problem, limit));
+pub(super) async fn read(request: Request<Incoming>, limit: usize) -> Result<Bytes, Failure> {
+    let encoding = Encoding::of(request.headers())?;
+    let refused = |problem| encoding.refusal(problem, limit);
     let mut incoming = request.into_body();
     let endurance = limit.saturating_mul(2);
     if incoming.size_hint().lower() > endurance as u64 {
@@ -43,9 +36,10 @@ pub(super) async fn read(request: Request<Incoming>, limit: usize) -> Result<Byt
     let mut length = 0;
     while let Some(frame) = timeout(PATIENCE, incoming.frame())
         .await
-        .map_err(|_| Unreadable::Refused(answer::body_timeout()))?
+        .map_err(|_| answer::body_timeout())?
     {
-        let Ok(data) = frame.map_err(|_| Unreadable::Broken)?.into_data() else {
+        // Its chunks are malformed, or the client left and nobody reads an answer.
+        let Ok(data) = frame.map_err(|_| answer::broken_body())?.into_data() else {
             continue;
         };
         length += data.len();
@@ -76,6 +70,6 @@ async fn decode(decoding: &mut Decoding, mut data: &[u8]) -> Result<(), Problem>
     Ok(())
 }
 
-fn no_memory() -> Unreadable {
-    Unreadable::Refused(Failure::server_error("There is no memory for the body."))
+fn no_memory() -> Failure {
+    Failure::server_error("There is no memory for the body.")
 }

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use turnwire_protocol::failure::Failure;
 
 use super::answer::{self, Answer};
-use super::body::{self, Unreadable};
+use super::body;
 use super::exchange::Exchange;
 use crate::auth::Tenant;
 use crate::serve::Server;
@@ -50,8 +50,7 @@ pub(super) async fn compact(
 ) -> Answer {
     let body = match body::read(request, server.limits.message_bytes).await {
         Ok(body) => body,
-        Err(Unreadable::Refused(failure)) => return answer::failure(&failure),
-        Err(Unreadable::Broken) => return answer::failure(&answer::broken_body()),
+        Err(failure) => return answer::failure(&failure),
     };
     let mut exchange = Exchange::begin_compact(server, owner, body);
     let Some(last) = exchange.end().await else {

@@ -10,7 +10,7 @@ use turnwire_protocol::create::stream_requested;
 use turnwire_protocol::failure::Failure;
 
 use super::answer::{self, Answer};
-use super::body::{self, Unreadable};
+use super::body;
 use super::exchange::{EventStream, Exchange};
 use crate::auth::Tenant;
 use crate::serve::Server;
@@ -22,8 +22,7 @@ pub(super) async fn create(
 ) -> Answer {
     let body = match body::read(request, server.limits.message_bytes).await {
         Ok(body) => body,
-        Err(Unreadable::Refused(failure)) => return answer::failure(&failure),
-        Err(Unreadable::Broken) => return answer::failure(&answer::broken_body()),
+        Err(failure) => return answer::failure(&failure),
     };
     let stream = stream_requested(&body);
     let mut exchange = Exchange::begin(server, owner, body);
