@@ -4,6 +4,7 @@
 //! that has it as the latest of a lane goes on from it: what a connection keeps is its own.
 
 use hyper::{Method, Uri};
+use turnwire_protocol::action::StoredResponse;
 use turnwire_protocol::failure::Failure;
 use turnwire_protocol::id::ResponseId;
 
@@ -36,14 +37,18 @@ pub(super) async fn answer(
     Some(answered.unwrap_or_else(|failure| answer::failure(&failure)))
 }
 
+async fn find(server: &Server, owner: Tenant, id: &ResponseId) -> Result<StoredResponse, Failure> {
+    let stored = server.store.load(owner, id).await;
+    stored.ok_or_else(|| answer::response_not_found(id.as_str()))
+}
+
 async fn get(
     server: &Server,
     owner: Tenant,
     id: &ResponseId,
     query: Query<'_>,
 ) -> Result<Answer, Failure> {
-    let stored = server.store.load(owner, id).await;
-    let stored = stored.ok_or_else(|| answer::response_not_found(id.as_str()))?;
+    let stored = find(server, owner, id).await?;
     if query.flag("stream")? {
         let why = "only background responses can be streamed again, and this server makes none";
         return Err(Failure::unsupported_value("stream", why));
@@ -62,10 +67,8 @@ async fn delete(server: &Server, owner: Tenant, id: &ResponseId) -> Result<Answe
 /// No response that exists can be cancelled here: a request over HTTP is cancelled by leaving, and
 /// one on a socket by an event.
 async fn cancel(server: &Server, owner: Tenant, id: &ResponseId) -> Result<Answer, Failure> {
-    match server.store.load(owner, id).await {
-        Some(_) => Err(answer::not_in_background()),
-        None => Err(answer::response_not_found(id.as_str())),
-    }
+    find(server, owner, id).await?;
+    Err(answer::not_in_background())
 }
 
 async fn input_items(
@@ -75,8 +78,7 @@ async fn input_items(
     query: Query<'_>,
 ) -> Result<Answer, Failure> {
     let page = Page::read(query)?;
-    let stored = server.store.load(owner, id).await;
-    let stored = stored.ok_or_else(|| answer::response_not_found(id.as_str()))?;
+    let stored = find(server, owner, id).await?;
     // A conversation may have many thousand items, and a page of them many megabytes.
     let list = tokio::task::spawn_blocking(move || item_list::list(&stored.chain, &page));
     let list = list
