@@ -4,6 +4,7 @@
 //! What this engine knows of a response is how many tokens it had, which stays on its link.
 
 mod assembler;
+mod chunk;
 mod request;
 mod talk;
 mod upstream;

@@ -6,13 +6,12 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use serde::Deserialize;
 use turnwire_protocol::engine::{
-    EngineFailure, EngineFailureKind, EngineOutput, FinishReason, ItemStart, TokenLogprob,
-    TopLogprob, Usage,
+    EngineFailure, EngineFailureKind, EngineOutput, FinishReason, ItemStart, TokenLogprob, Usage,
 };
 use turnwire_protocol::tool::{Tool, ToolName};
 
+use super::chunk::{CallDelta, Chunk, Delta, FunctionDelta};
 use super::request::CUSTOM_INPUT;
 use super::upstream::failure;
 
@@ -26,9 +25,6 @@ const OUTPUT_BYTES: usize = 256 << 20;
 /// What an item or the probability of a token takes besides its text, about. It bounds the number
 /// of small ones.
 const OVERHEAD_BYTES: usize = 256;
-
-/// Tokens that are believed. Clients read numbers of 32 bits, and add them up.
-const TOKENS: u64 = i32::MAX as u64;
 
 /// Calls of one turn.
 const CALLS: usize = 256;
@@ -85,105 +81,6 @@ struct Shape {
     in_string: bool,
     escaped: bool,
     begun: bool,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Chunk {
-    #[serde(default)]
-    choices: Vec<Choice>,
-    #[serde(default)]
-    usage: Option<ChunkUsage>,
-    #[serde(default)]
-    error: Option<serde_json::Value>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Choice {
-    #[serde(default)]
-    delta: Option<Delta>,
-    #[serde(default)]
-    finish_reason: Option<String>,
-    #[serde(default)]
-    logprobs: Option<Logprobs>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Delta {
-    #[serde(default)]
-    content: Option<String>,
-    #[serde(default)]
-    refusal: Option<String>,
-    /// Two names are about for the same thing.
-    #[serde(default)]
-    reasoning_content: Option<String>,
-    #[serde(default)]
-    reasoning: Option<String>,
-    #[serde(default)]
-    tool_calls: Option<Vec<CallDelta>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct CallDelta {
-    #[serde(default)]
-    index: u64,
-    #[serde(default)]
-    function: Option<FunctionDelta>,
-}
-
-#[derive(Debug, Deserialize)]
-struct FunctionDelta {
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default)]
-    arguments: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Logprobs {
-    #[serde(default)]
-    content: Option<Vec<Logprob>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Logprob {
-    token: String,
-    logprob: f32,
-    #[serde(default)]
-    bytes: Option<Vec<u8>>,
-    #[serde(default)]
-    top_logprobs: Vec<TopCandidate>,
-}
-
-#[derive(Debug, Deserialize)]
-struct TopCandidate {
-    token: String,
-    logprob: f32,
-    #[serde(default)]
-    bytes: Option<Vec<u8>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ChunkUsage {
-    #[serde(default)]
-    prompt_tokens: u64,
-    #[serde(default)]
-    completion_tokens: u64,
-    #[serde(default)]
-    prompt_tokens_details: Option<PromptDetails>,
-    #[serde(default)]
-    completion_tokens_details: Option<CompletionDetails>,
-}
-
-#[derive(Debug, Deserialize)]
-struct PromptDetails {
-    #[serde(default)]
-    cached_tokens: Option<u64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct CompletionDetails {
-    #[serde(default)]
-    reasoning_tokens: Option<u64>,
 }
 
 type Out = VecDeque<EngineOutput>;
@@ -459,40 +356,6 @@ impl Shape {
 
     fn is_complete(&self) -> bool {
         self.begun && self.depth == 0
-    }
-}
-
-impl From<ChunkUsage> for Usage {
-    fn from(usage: ChunkUsage) -> Self {
-        let prompt = usage.prompt_tokens_details;
-        let cached = prompt.and_then(|details| details.cached_tokens);
-        let completion = usage.completion_tokens_details;
-        let reasoning = completion.and_then(|details| details.reasoning_tokens);
-        Self {
-            input_tokens: usage.prompt_tokens.min(TOKENS),
-            cached_tokens: cached.unwrap_or(0).min(TOKENS),
-            output_tokens: usage.completion_tokens.min(TOKENS),
-            reasoning_tokens: reasoning.unwrap_or(0).min(TOKENS),
-        }
-    }
-}
-
-impl From<Logprob> for TokenLogprob {
-    fn from(token: Logprob) -> Self {
-        let bytes = |token: &str, bytes: Option<Vec<u8>>| {
-            bytes.unwrap_or_else(|| token.as_bytes().to_owned())
-        };
-        let top = token.top_logprobs.into_iter().map(|other| TopLogprob {
-            bytes: bytes(&other.token, other.bytes),
-            token: other.token,
-            logprob: other.logprob,
-        });
-        Self {
-            bytes: bytes(&token.token, token.bytes),
-            logprob: token.logprob,
-            top: top.collect(),
-            token: token.token,
-        }
     }
 }
 
