@@ -13,18 +13,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from conftest import Server
-from turnwire_process import BINARY, Turnwire
+from turnwire_process import BINARY, REPOSITORY, Turnwire
 
-# A model that does what the checklist asks for: it counts for long, and it reasons.
-SCRIPT = """
-[[reply]]
-user_contains = "Count from 1 to 2000"
-steps = [{ text = "1 2 3 4 5 6 7 8 ", repeat = 10000, delay_ms = 2 }]
-
-[[reply]]
-user_contains = "Which is larger"
-steps = [{ reasoning = "17 times 3 is 51." }, { text = "17 times 3." }]
-"""
+# A model that does what the checklist asks for.
+OBLIGING = f"scripted:{REPOSITORY / 'check/obliging.toml'}"
 
 # Of 179 rules, 22 cannot be seen from outside or take what no script can do.
 SCRIPTED_PASSES = 150
@@ -86,19 +78,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def script(tmp_path: Path) -> str:
-    path = tmp_path / "script.toml"
-    path.write_text(SCRIPT)
-    return f"scripted:{path}"
-
-
-@pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
 
 
-def test_every_rule_holds_with_the_scripted_engine(script: str, log: Path):
-    turnwire = Turnwire(script, log)
+def test_every_rule_holds_with_the_scripted_engine(log: Path):
+    turnwire = Turnwire(OBLIGING, log)
     try:
         findings = check(turnwire.base_url)
     finally:
@@ -107,9 +92,9 @@ def test_every_rule_holds_with_the_scripted_engine(script: str, log: Path):
     assert len(passed(findings)) >= SCRIPTED_PASSES
 
 
-def test_every_rule_holds_over_tls(script: str, log: Path, certificate: tuple[Path, Path]):
+def test_every_rule_holds_over_tls(log: Path, certificate: tuple[Path, Path]):
     cert, key = certificate
-    turnwire = Turnwire(script, log, "--tls-cert", str(cert), "--tls-key", str(key))
+    turnwire = Turnwire(OBLIGING, log, "--tls-cert", str(cert), "--tls-key", str(key))
     try:
         url = turnwire.base_url.replace("127.0.0.1", "localhost")
         findings = check(url, "--ca", str(cert))

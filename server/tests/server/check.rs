@@ -10,33 +10,8 @@ use turnwire_protocol::limits::Limits;
 use crate::support::*;
 use crate::tls::Identity;
 
-/// A model that does what the checklist asks for: it counts for long, reasons, and calls twice.
-const SCRIPT: &str = r#"
-    [[reply]]
-    user_contains = "Count from 1 to 2000"
-    steps = [{ text = "1 2 3 4 5 6 7 8 ", repeat = 10000, delay_ms = 2 }]
-
-    [[reply]]
-    user_contains = "Which is larger"
-    steps = [{ reasoning = "17 times 3 is 51." }, { text = "17 times 3." }]
-
-    [[reply]]
-    user_contains = "with two calls"
-    has_tools = true
-    steps = [{ call = "*" }, { call = "*" }]
-
-    [[reply]]
-    user_contains = "all numbers from 1 to 300"
-    has_tools = true
-    after_tool = false
-    steps = [{ call = "*", delay_ms = 20, arguments = """{"place": "\
-        one two three four five six seven eight nine ten eleven twelve thirteen fourteen \
-        fifteen sixteen seventeen eighteen nineteen twenty, and so on to three hundred"}""" }]
-
-    [[reply]]
-    user_contains = "What is the code word?"
-    steps = [{ text = "I was told: {instructions}" }]
-"#;
+/// A model that does what the checklist asks for.
+const SCRIPT: &str = include_str!("../../../check/obliging.toml");
 
 /// What cannot be seen from outside, what this server says that it does not have, and what the
 /// script does not do.
