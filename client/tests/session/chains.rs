@@ -1,13 +1,10 @@
 //! What a lane sends, turn after turn.
 
 use serde_json::{Value, json};
-use turnwire_client::{Create, Error, Session, Settings, SteerNotice, TurnEvent, item};
+use turnwire_client::{Error, Session, Settings, SteerNotice, TurnEvent, item};
 
+use crate::asking::*;
 use crate::fake::*;
-
-fn create(text: &str) -> Create {
-    Create::new("m").user(text)
-}
 
 fn user(text: &str) -> Value {
     json!({"type": "message", "role": "user", "content": text})
@@ -38,13 +35,7 @@ async fn a_lane_sends_only_what_is_new() {
         assert_eq!((created.id.as_str(), delta.as_str()), ("resp_1", "uno"));
         assert_eq!(ended.text(), "uno");
         drop(turn);
-        let response = lane
-            .create(create("two"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
+        let response = complete(&mut lane, create("two")).await;
         assert_eq!(response.text(), "due");
         assert_eq!(lane.last_response_id(), Some("resp_2"));
         assert_eq!(lane.history().len(), 4);
@@ -69,19 +60,8 @@ async fn a_parent_that_the_server_forgot_is_replaced_by_the_history_once() {
     let session = Session::new(&fake.url(), Settings::default()).unwrap();
     let client = async {
         let mut lane = session.default_lane().unwrap();
-        lane.create(create("one"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
-        let response = lane
-            .create(create("two"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
+        complete(&mut lane, create("one")).await;
+        let response = complete(&mut lane, create("two")).await;
         assert_eq!(response.text(), "due");
 
         let refused = lane.create(create("three")).await.unwrap().finish().await;
@@ -127,23 +107,12 @@ async fn a_failed_or_cancelled_turn_leaves_the_lane_where_it_was() {
     let session = Session::new(&fake.url(), Settings::default()).unwrap();
     let client = async {
         let mut lane = session.default_lane().unwrap();
-        lane.create(create("one"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
+        complete(&mut lane, create("one")).await;
         let mut turn = lane.create(create("two")).await.unwrap();
         turn.cancel().await;
         let cancelled = turn.finish().await.unwrap();
         assert_eq!(cancelled.status, turnwire_client::Status::Cancelled);
-        let failed = lane
-            .create(create("three"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
+        let failed = complete(&mut lane, create("three")).await;
         assert_eq!(failed.failure.unwrap().message, "sorry");
         assert_eq!(lane.last_response_id(), Some("resp_1"));
         assert_eq!(lane.history().len(), 2);
@@ -178,13 +147,7 @@ async fn a_turn_that_is_dropped_is_cancelled_and_its_events_do_not_reach_the_nex
         let mut turn = lane.create(create("one")).await.unwrap();
         turn.next().await.unwrap();
         drop(turn);
-        let response = lane
-            .create(create("two"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
+        let response = complete(&mut lane, create("two")).await;
         assert_eq!(response.text(), "due");
     };
     let server = async {
@@ -259,13 +222,7 @@ async fn a_fork_begins_where_its_source_is() {
     let session = Session::new(&fake.url(), Settings::default()).unwrap();
     let client = async {
         let mut source = session.default_lane().unwrap();
-        source
-            .create(create("one"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
+        complete(&mut source, create("one")).await;
         let mut fork = source.fork("b").unwrap();
         assert!(matches!(source.fork("b"), Err(Error::LaneTaken { .. })));
         let fork = fork.create(create("left")).await.unwrap().finish();
@@ -306,12 +263,7 @@ async fn what_stands_before_a_compaction_is_forgotten() {
     let compaction = json!({"type": "compaction", "id": "cmp_1", "encrypted_content": "…"});
     let client = async {
         let mut lane = session.default_lane().unwrap();
-        lane.create(create("one"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
+        complete(&mut lane, create("one")).await;
         let said: Vec<Value> = lane
             .history()
             .iter()

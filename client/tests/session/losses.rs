@@ -5,13 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::{Instant, advance};
-use turnwire_client::{Create, Error, Remedy, Repeat, Session, Settings, TurnEvent};
+use turnwire_client::{Error, Remedy, Repeat, Session, Settings, TurnEvent};
 
+use crate::asking::*;
 use crate::fake::*;
-
-fn create(text: &str) -> Create {
-    Create::new("m").user(text)
-}
 
 fn repeating(repeat: Repeat) -> Settings {
     Settings {
@@ -32,12 +29,7 @@ async fn a_turn_that_said_nothing_yet_is_sent_again_with_the_history() {
     let session = Session::new(&fake.url(), Settings::default()).unwrap();
     let client = async {
         let mut lane = session.lane("a").unwrap();
-        lane.create(create("one"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
+        complete(&mut lane, create("one")).await;
         let began = Instant::now();
         let mut turn = lane.create(create("two")).await.unwrap();
         let mut seen = Vec::new();
@@ -218,13 +210,7 @@ async fn a_turn_that_finds_the_socket_too_old_goes_to_a_new_one() {
         let mut busy = session.default_lane().unwrap();
         let mut turn = busy.create(create("long")).await.unwrap();
         turn.next().await.unwrap();
-        let response = lane
-            .create(create("one"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
+        let response = complete(&mut lane, create("one")).await;
         assert_eq!(response.text(), "uno");
         // What runs on the old one comes to its end.
         assert_eq!(turn.finish().await.unwrap().text(), "lungo");
@@ -258,23 +244,11 @@ async fn a_socket_that_is_old_is_left_when_its_last_turn_has_ended() {
     let client = async {
         let mut short = session.lane("a").unwrap();
         let mut long = session.lane("b").unwrap();
-        short
-            .create(create("one"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
+        complete(&mut short, create("one")).await;
         let mut turn = long.create(create("long")).await.unwrap();
         turn.next().await.unwrap();
         advance(Duration::from_secs(55 * 60)).await;
-        let response = short
-            .create(create("two"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
+        let response = complete(&mut short, create("two")).await;
         assert_eq!(response.text(), "due");
         assert_eq!(turn.finish().await.unwrap().text(), "lungo");
     };
@@ -329,13 +303,7 @@ async fn a_server_that_talks_nonsense_is_not_asked_again() {
         assert!(matches!(error, Error::NotAnEvent(_)), "{error:?}");
         assert_eq!(error.remedy(), Remedy::ReportServer);
         // The next turn has a socket of its own.
-        let response = lane
-            .create(create("two"))
-            .await
-            .unwrap()
-            .finish()
-            .await
-            .unwrap();
+        let response = complete(&mut lane, create("two")).await;
         assert_eq!(response.text(), "due");
     };
     let server = async {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
+mod asking;
 mod chains;
 mod fake;
 mod losses;

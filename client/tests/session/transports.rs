@@ -1,13 +1,10 @@
 //! Sessions without a socket.
 
 use serde_json::{Value, json};
-use turnwire_client::{Create, Error, Session, Settings, Transport};
+use turnwire_client::{Error, Session, Settings, Transport};
 
+use crate::asking::*;
 use crate::fake::*;
-
-fn create(text: &str) -> Create {
-    Create::new("m").user(text)
-}
 
 #[tokio::test]
 async fn a_server_that_refuses_sockets_is_asked_over_http_from_then_on() {
@@ -16,13 +13,7 @@ async fn a_server_that_refuses_sockets_is_asked_over_http_from_then_on() {
     let client = async {
         let mut lane = session.lane("a").unwrap();
         for (input, output) in [("one", "uno"), ("two", "due")] {
-            let response = lane
-                .create(create(input))
-                .await
-                .unwrap()
-                .finish()
-                .await
-                .unwrap();
+            let response = complete(&mut lane, create(input)).await;
             assert_eq!(response.text(), output);
         }
         assert!(session.is_http().await);
