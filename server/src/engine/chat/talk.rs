@@ -177,8 +177,7 @@ impl Talk {
         let step = tokio::select! {
             biased;
             () = self.wrap_up.cancelled(), if late.is_none() => Step::WrapUp,
-            () = async { sleep_until(late.unwrap_or_else(Instant::now)).await },
-                if late.is_some() => Step::Late,
+            () = sleep_until(late.unwrap_or_else(Instant::now)), if late.is_some() => Step::Late,
             step = reading.next() => step?,
         };
         match step {
