@@ -107,6 +107,14 @@ impl Engines {
             .collect()
     }
 
+    /// Whether a model is called that, of an engine that has loaded or of one that will.
+    pub(crate) fn know(&self, model: &str) -> bool {
+        self.0.iter().any(|slot| {
+            slot.name.as_deref() == Some(model)
+                || slot.engine.get().is_some_and(|engine| engine.serves(model))
+        })
+    }
+
     pub fn start(
         self: &Arc<Self>,
         request: TurnRequest,

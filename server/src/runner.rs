@@ -212,7 +212,10 @@ impl Runner {
                     self.replies.push(save.boxed());
                 }
                 Action::Send(event) => self.outbox.push(event),
-                Action::Ended { turn, summary } => self.turns.end(turn).log(&summary),
+                Action::Ended { turn, summary } => {
+                    let model_is_known = self.server.engines.know(&summary.model);
+                    self.turns.end(turn).log(&summary, model_is_known);
+                }
                 Action::Close { code, reason } => self.close = Some(Close { code, reason }),
             }
         }

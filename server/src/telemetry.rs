@@ -1,10 +1,12 @@
 //! Telemetry: what is logged, and where to.
 //!
 //! Our own lines hold nothing of what was said. Other crates print frames and headers at their
-//! finer levels, so they are capped at `info` whatever `RUST_LOG` says.
+//! finer levels, so they are capped at `info` whatever `RUST_LOG` says. What a panic says may
+//! quote a client, so it is told by its place alone.
 
 use std::env;
 use std::io::{self, IsTerminal};
+use std::panic::{self, PanicHookInfo};
 
 use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
@@ -19,13 +21,20 @@ const OURS: &str = "turnwire";
 /// `info`, and warns of cells for more than one conversation.
 const DEFAULT: &str = "info,llama-cpp-2=error,llama_cpp_2=error";
 
-/// Logs to standard error what `RUST_LOG` names.
+/// Logs to standard error what `RUST_LOG` names, and every panic by its place.
 pub fn init() {
     let wanted = env::var(EnvFilter::DEFAULT_ENV).unwrap_or_else(|_| DEFAULT.to_owned());
     let wanted = EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .parse_lossy(wanted);
     subscriber(wanted, io::stderr).init();
+    panic::set_hook(Box::new(log_panic));
+}
+
+/// The message of a panic stays out of the log: a string that is cut in the middle of a character
+/// prints itself, and a failed comparison what it compared.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    tracing::error!(place = panic.location().map(display), "panicked");
 }
 
 fn subscriber<W>(wanted: EnvFilter, writer: W) -> impl Subscriber + SubscriberInitExt
@@ -46,6 +55,7 @@ fn is_fit_to_print(metadata: &Metadata<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+    use std::thread;
 
     use super::*;
 
@@ -62,6 +72,12 @@ mod tests {
         }
     }
 
+    impl Written {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
     #[test]
     fn dependencies_are_capped_whatever_is_asked_for() {
         let written = Written::default();
@@ -74,11 +90,37 @@ mod tests {
             tracing::info!(target: "hyper::proto::h1", "plain notice");
             tracing::trace!(target: "turnwire::connection", "own detail");
         });
-        let written = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let written = written.text();
         assert!(!written.contains("secret"), "{written}");
         assert!(
             written.contains("plain notice") && written.contains("own detail"),
             "{written}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_by_its_place_and_not_by_its_message() {
+        // The hook is the process's: panics of other tests go where they would have gone.
+        let (elsewhere, here) = (panic::take_hook(), thread::current().id());
+        panic::set_hook(Box::new(move |panic| {
+            if thread::current().id() == here {
+                log_panic(panic);
+            } else {
+                elsewhere(panic);
+            }
+        }));
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = subscriber(EnvFilter::new("info"), move || writer.clone());
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let said = "sécret";
+        let line = line!() + 1;
+        let cut = tokio::spawn(async move { said[..2].len() });
+        assert!(cut.await.unwrap_err().is_panic());
+        let written = written.text();
+        let place = format!("panicked place={}:{line}:", file!());
+        assert!(written.contains(&place), "{written}");
+        assert_eq!(written.lines().count(), 1, "{written}");
+        assert!(!written.contains("cret"), "{written}");
     }
 }

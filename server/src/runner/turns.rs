@@ -11,9 +11,6 @@ use turnwire_protocol::action::{TurnKey, TurnSummary};
 use turnwire_protocol::engine::{EngineFailure, EngineFailureKind, EngineOutput};
 use turnwire_protocol::lane::LaneName;
 
-/// A client chooses the name of the model it asks for, so only this much of it is logged.
-const LOGGED_MODEL_CHARS: usize = 100;
-
 /// Few at a time (16 by default), so that looking at all of them is cheap.
 #[derive(Default)]
 pub(super) struct Turns {
@@ -139,15 +136,15 @@ impl Turn {
 }
 
 impl Timing {
-    /// The one line of the log for a turn. It holds nothing of what was said.
-    pub(super) fn log(self, summary: &TurnSummary) {
+    /// The one line of the log for a turn. It holds nothing of what was said, and of a model that
+    /// is not known here not even the name, which may be any text of the client.
+    pub(super) fn log(self, summary: &TurnSummary, model_is_known: bool) {
         let Self { began, first_token } = self;
         let first_token = began.zip(first_token).map(|(began, first)| first - began);
         let not_offered = &summary.tools_not_offered;
-        let model: String = summary.model.chars().take(LOGGED_MODEL_CHARS).collect();
         tracing::info!(
             target: "turnwire::turn",
-            model = ?model,
+            model = model_is_known.then(|| debug(&summary.model)),
             response.id = %summary.id,
             outcome = %summary.outcome,
             tokens.input = summary.usage.input_tokens,

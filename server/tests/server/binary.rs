@@ -144,6 +144,8 @@ async fn a_turn_is_one_line_of_the_log_and_none_of_its_content_is_in_it() {
         "stream_id": "secret",
     });
     turn(&mut connection, &create(members)).await;
+    let unknown = json!({"model": "secret", "input": "x"});
+    turn(&mut connection, &create(unknown)).await;
     connection.send("secret").await.unwrap();
     connection.next().await.unwrap();
     connection.close().await.unwrap();
@@ -156,11 +158,13 @@ async fn a_turn_is_one_line_of_the_log_and_none_of_its_content_is_in_it() {
         .iter()
         .filter(|line| line.contains("turnwire::turn"))
         .collect();
-    assert_eq!(turns.len(), 1, "{lines:#?}");
+    assert_eq!(turns.len(), 2, "{lines:#?}");
     assert!(
-        turns[0].contains("tools.not_offered=2: file_search, web_search"),
+        turns[0].contains("model=\"scripted\"")
+            && turns[0].contains("tools.not_offered=2: file_search, web_search"),
         "{turns:?}"
     );
+    assert!(turns[1].contains("outcome=model_not_found"), "{turns:?}");
     assert!(!lines.concat().contains("secret"), "{lines:#?}");
 }
 
