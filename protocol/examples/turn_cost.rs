@@ -73,6 +73,7 @@ impl Connection {
                 Transport::WebSocket,
                 Limits::default(),
                 Arc::new(Transparent),
+                None,
                 now,
             ),
             now,

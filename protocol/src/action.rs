@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use crate::chain::Chain;
 use crate::engine::TurnRequest;
 use crate::event::Event;
 use crate::id::ResponseId;
 use crate::lane::LaneName;
+use crate::stored::StoredResponse;
 use crate::tool::NotOffered;
 
 /// Names a turn between a session and its owner. Never used twice in one session.
@@ -47,16 +45,6 @@ pub enum Action {
     Ended { turn: TurnKey, summary: TurnSummary },
     /// Send what is queued, then close the connection with this code.
     Close { code: u16, reason: &'static str },
-}
-
-/// A finished response as a store keeps it.
-#[derive(Clone, Debug)]
-pub struct StoredResponse {
-    pub id: ResponseId,
-    /// The response object of its terminal event, as JSON.
-    pub response: Bytes,
-    /// Its items and those of its parents.
-    pub chain: Chain,
 }
 
 /// What may be said in a log about a turn: nothing of its content.

@@ -16,14 +16,15 @@ use crate::failure::Failure;
 use crate::field::{Field, Path};
 use crate::id::ResponseId;
 use crate::item::Item;
-use crate::message::Members;
+use crate::message::{Members, Terms};
 use crate::response::Echo;
-use crate::seal::Sealer;
 use crate::session::Transport;
 use crate::standing::Standing;
+use crate::stored::Permit;
 use crate::tool::{ChoiceRequest, NotOffered, Tools, ToolsRead};
 
 pub(crate) use crate::create::input::read_input;
+pub(crate) use crate::create::sealed::reveal;
 
 mod input;
 mod sealed;
@@ -60,7 +61,8 @@ pub(crate) struct CreateRequest {
     /// Compact, and do nothing else.
     pub(crate) compact_now: bool,
     pub(crate) generate: bool,
-    pub(crate) store: bool,
+    /// None if the response must not be stored.
+    pub(crate) permit: Option<Permit>,
     /// The members of the response object that follow from the request alone.
     pub(crate) echo: Bytes,
 }
@@ -79,14 +81,13 @@ impl CreateRequest {
         message: &Bytes,
         members: &Members<'_>,
         parent: Option<&ResponseId>,
-        transport: Transport,
-        strict: bool,
-        sealer: &dyn Sealer,
+        terms: Terms<'_>,
     ) -> Result<Self, Failure> {
+        let Terms { strict, sealer, .. } = terms;
         if strict {
             refuse_unknown(message)?;
         }
-        refuse_unsupported(members, transport)?;
+        refuse_unsupported(members, terms.transport)?;
 
         let model = Field::required("model", members.model)?.string()?;
         let generate = Field::optional("generate", members.generate, Field::boolean)?;
@@ -138,6 +139,7 @@ impl CreateRequest {
         let text = Text::read(Field::named("text", members.text), message)?;
         let reasoning = Reasoning::read(Field::named("reasoning", members.reasoning))?;
         let store = Field::optional("store", members.store, Field::boolean)?.unwrap_or(true);
+        let permit = terms.permit.filter(|_| store);
 
         // What is only shown again, or not even that, must be right all the same.
         let truncation = Field::named("truncation", members.truncation);
@@ -187,7 +189,7 @@ impl CreateRequest {
             top_logprobs,
             max_output_tokens,
             max_tool_calls,
-            store,
+            store: permit.is_some(),
         };
         Ok(Self {
             echo: echo.members().into(),
@@ -212,7 +214,7 @@ impl CreateRequest {
             compact_threshold: compact_threshold.flatten(),
             compact_now,
             generate,
-            store,
+            permit,
         })
     }
 
@@ -237,7 +239,7 @@ impl CreateRequest {
         Self {
             compact_now: true,
             generate: true,
-            store: false,
+            permit: None,
             ..self
         }
     }

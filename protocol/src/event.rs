@@ -11,6 +11,7 @@ use crate::item::Item;
 use crate::json::Object;
 use crate::lane::LaneName;
 use crate::response::{Moment, ResponseObject};
+use crate::stored::ResponseText;
 
 /// One server event as JSON, with what a transport needs to know about it.
 #[derive(Clone, Debug)]
@@ -21,15 +22,32 @@ pub struct Event {
     /// Its `stream_id`. None for the default lane, and for what is about the connection.
     pub lane: Option<LaneName>,
     /// Where in `json` the response object stands, if the event has one.
-    response: Option<Range<usize>>,
+    response: Option<Place>,
     /// Set on `error` events, so that HTTP can answer with the failure's status.
     pub failure: Option<Box<Failure>>,
+}
+
+/// Where a response object stands, and the items of its output.
+#[derive(Clone, Debug)]
+struct Place {
+    whole: Range<usize>,
+    output: Range<usize>,
 }
 
 impl Event {
     /// The response object inside, as JSON. A slice, not a copy.
     pub fn response(&self) -> Option<Bytes> {
-        self.response.clone().map(|range| self.json.slice(range))
+        let place = self.response.as_ref()?;
+        Some(self.json.slice(place.whole.clone()))
+    }
+
+    /// The response object inside without its output items. Slices, not copies.
+    pub(crate) fn response_text(&self) -> Option<ResponseText> {
+        let Place { whole, output } = self.response.as_ref()?;
+        Some(ResponseText {
+            before: self.json.slice(whole.start..output.start),
+            after: self.json.slice(output.end..whole.end),
+        })
     }
 
     /// Whether this ends a turn: `completed`, `incomplete`, `failed`, or an `error`.
@@ -69,15 +87,16 @@ impl Event {
         moment: &Moment<'_>,
         output: &[Item],
     ) -> Self {
-        let mut range = 0..0;
+        let mut place = None;
         let event = Self::new(stamp, name, response.size_hint(output), |object| {
             let json = object.name("response");
-            range.start = json.len();
-            response.write(json, moment, output);
-            range.end = json.len();
+            let start = json.len();
+            let output = response.write(json, moment, output);
+            let whole = start..json.len();
+            place = Some(Place { whole, output });
         });
         Self {
-            response: Some(range),
+            response: place,
             ..event
         }
     }

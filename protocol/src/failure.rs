@@ -62,6 +62,16 @@ impl Failure {
         Self::invalid_request("context_length_exceeded", message, Some("input"))
     }
 
+    /// Another turn works on the conversation, or has gone on with it.
+    pub fn conversation_locked() -> Self {
+        let message = "Another response is being made in this conversation. Try again when it is \
+                       done.";
+        Self {
+            status: 409,
+            ..Self::invalid_request("conversation_locked", message, Some("conversation"))
+        }
+    }
+
     /// A call that the input leaves unanswered.
     pub fn missing_tool_output(kind: CallKind, call_id: &str) -> Self {
         let call = match kind {
@@ -295,6 +305,19 @@ impl Failure {
             message: message.into(),
             param: None,
             retry_after_seconds: None,
+        }
+    }
+
+    /// What is stored cannot be read or written now.
+    pub fn storage_unavailable() -> Self {
+        Self {
+            status: 503,
+            code: "storage_unavailable",
+            retry_after_seconds: Some(UNAVAILABLE_SECONDS),
+            ..Self::server_error(
+                "The server cannot reach its storage of responses. Try again later, or send \
+                 'store': false if the response need not be kept.",
+            )
         }
     }
 

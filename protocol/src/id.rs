@@ -45,6 +45,26 @@ impl fmt::Debug for ResponseId {
     }
 }
 
+/// The id of a conversation, `conv_` and 32 hexadecimal digits when it is ours.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConversationId(Arc<str>);
+
+impl ConversationId {
+    pub fn mint(ids: &mut dyn IdSource) -> Self {
+        Self(mint("conv", ids).into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for ConversationId {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
+
 /// Prefixes of ids that a server gives to output items and calls.
 pub const MESSAGE: &str = "msg";
 pub const REASONING: &str = "rs";

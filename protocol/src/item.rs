@@ -19,6 +19,8 @@ pub struct Item {
     kind: ItemKind,
     id: Option<Arc<str>>,
     call_id: Option<Arc<str>>,
+    /// Whether `call_id` was found out and does not stand in `raw`.
+    is_bound: bool,
     revealed: Option<Arc<str>>,
 }
 
@@ -110,6 +112,7 @@ impl Item {
             kind,
             id,
             call_id,
+            is_bound: false,
             revealed: None,
         })
     }
@@ -121,6 +124,7 @@ impl Item {
             kind,
             id: Some(id.into()),
             call_id,
+            is_bound: false,
             revealed: None,
         }
     }
@@ -147,8 +151,14 @@ impl Item {
     pub(crate) fn with_call_id(self, call_id: Arc<str>) -> Self {
         Self {
             call_id: Some(call_id),
+            is_bound: true,
             ..self
         }
+    }
+
+    /// Whether it answers a call that it does not name itself.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.is_bound
     }
 
     /// What the `encrypted_content` says, if the item has one that this server has opened.

@@ -3,6 +3,8 @@
 //! Events and the response object are mostly text that is JSON already: items, tools, escaped
 //! deltas. Copying it costs less than any tree or struct in between.
 
+use std::ops::Range;
+
 use serde::Serialize;
 
 /// Writes one object, member by member. Names must not need escaping.
@@ -34,17 +36,24 @@ impl<'a> Object<'a> {
         self.out.extend_from_slice(json);
     }
 
-    /// An array of values that are JSON text already.
-    pub(crate) fn raw_array<'j>(&mut self, name: &str, values: impl Iterator<Item = &'j [u8]>) {
+    /// An array of values that are JSON text already. Returns where they stand in the buffer.
+    pub(crate) fn raw_array<'j>(
+        &mut self,
+        name: &str,
+        values: impl Iterator<Item = &'j [u8]>,
+    ) -> Range<usize> {
         self.name(name);
         self.out.push(b'[');
+        let start = self.out.len();
         for (index, json) in values.enumerate() {
             if index > 0 {
                 self.out.push(b',');
             }
             self.out.extend_from_slice(json);
         }
+        let end = self.out.len();
         self.out.push(b']');
+        start..end
     }
 
     pub(crate) fn object(&mut self, name: &str) -> Object<'_> {

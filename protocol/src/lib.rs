@@ -28,7 +28,8 @@
 //! let now = Now { elapsed: Duration::ZERO, unix_seconds: 1_800_000_000 };
 //! let mut ids = Ids(0);
 //! let sealer = Arc::new(Transparent);
-//! let mut session = Session::new(Transport::WebSocket, Limits::default(), sealer, now);
+//! // No permit: nothing of it may be stored.
+//! let mut session = Session::new(Transport::WebSocket, Limits::default(), sealer, None, now);
 //!
 //! let message = r#"{"type":"response.create","model":"m","input":"hi","store":false}"#;
 //! session.handle_message(now, &mut ids, message.into());
@@ -66,6 +67,7 @@ pub mod limits;
 mod message;
 mod open_item;
 mod pending;
+pub mod record;
 mod reference;
 mod response;
 pub mod seal;
@@ -73,5 +75,6 @@ pub mod session;
 pub mod sse;
 pub mod standing;
 mod steer;
+pub mod stored;
 pub mod tool;
 mod turn;

@@ -17,6 +17,7 @@ use crate::lane::LaneName;
 use crate::seal::Sealer;
 use crate::session::Transport;
 use crate::steer::Steer;
+use crate::stored::Permit;
 
 #[derive(Debug)]
 pub(crate) enum ClientMessage {
@@ -54,25 +55,29 @@ members! { Members {
     stream_id, temperature, text, tool_choice, tools, top_logprobs, top_p, truncation, user,
 } }
 
+/// On what terms the messages of a connection are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms<'a> {
+    pub(crate) transport: Transport,
+    /// Whether members that are not known are refused.
+    pub(crate) strict: bool,
+    pub(crate) sealer: &'a dyn Sealer,
+    /// None if nothing may be stored, whatever a request says.
+    pub(crate) permit: Option<Permit>,
+}
+
 impl ClientMessage {
     /// Reads one message. An error belongs to no lane: it concerns the message as a whole.
-    pub(crate) fn parse(
-        message: &Bytes,
-        transport: Transport,
-        strict: bool,
-        sealer: &dyn Sealer,
-    ) -> Result<Self, Failure> {
-        let members = read_members(message, transport)?;
-        let kind = match transport {
+    pub(crate) fn parse(message: &Bytes, terms: Terms<'_>) -> Result<Self, Failure> {
+        let members = read_members(message, terms.transport)?;
+        let kind = match terms.transport {
             Transport::Http => Cow::Borrowed("response.create"),
             Transport::WebSocket => Field::named("type", members.kind)
                 .and_then(|kind| kind.string().ok())
                 .ok_or_else(|| Failure::missing_required_parameter("type"))?,
         };
         Ok(match &*kind {
-            "response.create" => {
-                Self::Create(Create::parse(message, &members, transport, strict, sealer)?)
-            }
+            "response.create" => Self::Create(Create::parse(message, &members, terms)?),
             "response.cancel" => Self::Cancel(CancelTarget::parse(&members)?),
             "response.steer" => Self::Steer(Steer::parse(message, &members)),
             "response.inject" => Self::Inject(Inject::parse(&members)?),
@@ -97,14 +102,9 @@ fn read_members(message: &Bytes, transport: Transport) -> Result<Members<'_>, Fa
 
 impl Create {
     /// Reads the body of a request to compact, whose members are those of a create.
-    pub(crate) fn parse_compact(
-        message: &Bytes,
-        strict: bool,
-        sealer: &dyn Sealer,
-    ) -> Result<Self, Failure> {
-        let transport = Transport::Http;
-        let members = read_members(message, transport)?;
-        let create = Self::parse(message, &members, transport, strict, sealer)?;
+    pub(crate) fn parse_compact(message: &Bytes, terms: Terms<'_>) -> Result<Self, Failure> {
+        let members = read_members(message, terms.transport)?;
+        let create = Self::parse(message, &members, terms)?;
         let parent = create.parent.as_ref();
         let compact = |request: Box<CreateRequest>| {
             // Only a warm-up may be about nothing.
@@ -119,14 +119,8 @@ impl Create {
         })
     }
 
-    fn parse(
-        message: &Bytes,
-        members: &Members<'_>,
-        transport: Transport,
-        strict: bool,
-        sealer: &dyn Sealer,
-    ) -> Result<Self, Failure> {
-        let lane = match transport {
+    fn parse(message: &Bytes, members: &Members<'_>, terms: Terms<'_>) -> Result<Self, Failure> {
+        let lane = match terms.transport {
             Transport::WebSocket => lane_name(members)?,
             Transport::Http => None,
         };
@@ -136,8 +130,7 @@ impl Create {
         let (parent, request) = match parent {
             Ok(parent) => {
                 let named = parent.as_ref();
-                let request =
-                    CreateRequest::parse(message, members, named, transport, strict, sealer);
+                let request = CreateRequest::parse(message, members, named, terms);
                 (parent, request.map(Box::new))
             }
             Err(failure) => (None, Err(failure)),

@@ -3,6 +3,8 @@
 //! Every key that the Open Responses schema requires is always there. What follows from the
 //! request alone is written once per turn ([`Echo`]); the rest changes from moment to moment.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use crate::engine::Usage;
@@ -99,7 +101,13 @@ pub(crate) struct ResponseObject {
 }
 
 impl ResponseObject {
-    pub(crate) fn write(&self, out: &mut Vec<u8>, moment: &Moment<'_>, output: &[Item]) {
+    /// Returns where in `out` the items of the output stand.
+    pub(crate) fn write(
+        &self,
+        out: &mut Vec<u8>,
+        moment: &Moment<'_>,
+        output: &[Item],
+    ) -> Range<usize> {
         let status = match moment {
             Moment::InProgress => "in_progress",
             Moment::Completed { .. } => "completed",
@@ -131,7 +139,7 @@ impl ResponseObject {
         let parent = self.previous_response_id.as_ref();
         object.value("previous_response_id", &parent.map(ResponseId::as_str));
         object.members(&self.echo);
-        object.raw_array("output", output.iter().map(|item| &item.raw()[..]));
+        let items = object.raw_array("output", output.iter().map(|item| &item.raw()[..]));
         match moment {
             Moment::Completed { usage, .. } | Moment::Incomplete { usage, .. } => {
                 write_usage(&mut object, usage);
@@ -139,6 +147,7 @@ impl ResponseObject {
             _ => object.raw("usage", b"null"),
         }
         object.close();
+        items
     }
 
     /// Bytes to reserve for it.

@@ -22,10 +22,11 @@ use crate::failure::Failure;
 use crate::id::IdSource;
 use crate::lane::{Lanes, Origin};
 use crate::limits::Limits;
-use crate::message::{ClientMessage, Create};
+use crate::message::{ClientMessage, Create, Terms};
 use crate::seal::Sealer;
 use crate::session::ending::Finished;
 use crate::session::referring::Referring;
+use crate::stored::Permit;
 use crate::turn::{Progress, Turn};
 
 /// The time, as the owner of the session sees it.
@@ -45,9 +46,38 @@ pub enum Transport {
     Http,
 }
 
-/// A store could not keep a response. The cause is for the log, not for the client.
+/// A store could not be reached. The cause is for the log, not for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SaveFailed;
+pub struct StoreUnavailable;
+
+/// Why a store has not kept a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaveFailed {
+    Unavailable,
+    /// It is larger than all that the store may hold.
+    TooLarge,
+    /// Its conversation was continued by something else meanwhile, or deleted.
+    ConversationMoved,
+}
+
+impl From<StoreUnavailable> for Failure {
+    fn from(_: StoreUnavailable) -> Self {
+        Self::storage_unavailable()
+    }
+}
+
+impl From<SaveFailed> for Failure {
+    fn from(failed: SaveFailed) -> Self {
+        match failed {
+            SaveFailed::Unavailable => Self::storage_unavailable(),
+            SaveFailed::TooLarge => Self::server_error(
+                "The response could not be stored: with its history it is larger than the whole \
+                 store may be. Send 'store': false, or ask the server's operator for a larger one.",
+            ),
+            SaveFailed::ConversationMoved => Self::conversation_locked(),
+        }
+    }
+}
 
 /// The protocol state of one connection: its lanes, their queues, and what is running.
 ///
@@ -69,6 +99,7 @@ pub struct Session {
     transport: Transport,
     limits: Limits,
     sealer: Arc<dyn Sealer>,
+    permit: Option<Permit>,
     opened_at: Duration,
     phase: Phase,
     lanes: Lanes,
@@ -116,12 +147,20 @@ enum Stage {
 }
 
 impl Session {
-    /// `sealer` is that of the credential that the connection was opened with.
-    pub fn new(transport: Transport, limits: Limits, sealer: Arc<dyn Sealer>, now: Now) -> Self {
+    /// `sealer` is that of the credential that the connection was opened with. Without a `permit`
+    /// every request is treated as one that says `store: false`.
+    pub fn new(
+        transport: Transport,
+        limits: Limits,
+        sealer: Arc<dyn Sealer>,
+        permit: Option<Permit>,
+        now: Now,
+    ) -> Self {
         Self {
             transport,
             limits,
             sealer,
+            permit,
             opened_at: now.elapsed,
             phase: Phase::Open,
             lanes: Lanes::default(),
@@ -142,8 +181,7 @@ impl Session {
         if !self.takes(now, &message) {
             return;
         }
-        let (transport, strict) = (self.transport, self.limits.strict);
-        match ClientMessage::parse(&message, transport, strict, &*self.sealer) {
+        match ClientMessage::parse(&message, self.terms()) {
             Ok(ClientMessage::Create(create)) => self.admit(ids, create, message.len()),
             Ok(ClientMessage::Cancel(target)) => self.cancel(&target),
             Ok(ClientMessage::Steer(steer)) => self.steer(now, ids, steer),
@@ -166,11 +204,20 @@ impl Session {
         if !self.takes(now, &message) {
             return;
         }
-        match Create::parse_compact(&message, self.limits.strict, &*self.sealer) {
+        match Create::parse_compact(&message, self.terms()) {
             Ok(create) => self.admit(ids, create, message.len()),
             Err(failure) => self.send_error(None, failure),
         }
         self.go_on(now);
+    }
+
+    fn terms(&self) -> Terms<'_> {
+        Terms {
+            transport: self.transport,
+            strict: self.limits.strict,
+            sealer: &*self.sealer,
+            permit: self.permit,
+        }
     }
 
     /// Whether a message is to be read. One that is too large is answered here.
@@ -197,7 +244,7 @@ impl Session {
         now: Now,
         _ids: &mut dyn IdSource,
         turn: TurnKey,
-        parent: Option<Chain>,
+        parent: Result<Option<Chain>, StoreUnavailable>,
     ) {
         self.grow_old(now);
         match self.running.remove(&turn) {
@@ -205,11 +252,12 @@ impl Session {
                 origin,
                 stage: Stage::Loading(request),
             }) => match (parent, &origin.parent) {
-                (None, Some(id)) => {
+                (Ok(None), Some(id)) => {
                     let failure = Failure::previous_response_not_found(id);
                     self.refuse(origin, failure);
                 }
-                (parent, _) => self.begin(now, origin, request, parent),
+                (Ok(parent), _) => self.begin(now, origin, request, parent),
+                (Err(unavailable), _) => self.refuse(origin, unavailable.into()),
             },
             Some(running) => drop(self.running.insert(turn, running)),
             None => {}

@@ -76,6 +76,11 @@ impl Standing {
         })
     }
 
+    /// Whether nothing was set.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tools.is_empty() && self.reasoning_effort.is_none() && self.format.is_none()
+    }
+
     /// This, as far as `later` does not say otherwise.
     #[must_use]
     pub(crate) fn followed_by(&self, later: &Self) -> Self {

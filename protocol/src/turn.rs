@@ -22,6 +22,7 @@ use crate::response::{Moment, ResponseObject};
 use crate::seal::Sealer;
 use crate::session::Now;
 use crate::steer::{Owed, Steer, SteerRefusal, Submissions};
+use crate::stored::Permit;
 use crate::tool::{Tool, ToolName};
 use crate::turn::compacting::Compacting;
 
@@ -423,8 +424,13 @@ impl Turn {
         self.started
     }
 
-    pub(crate) fn is_stored(&self) -> bool {
-        self.request.store
+    /// None if the response must not be stored.
+    pub(crate) fn permit(&self) -> Option<Permit> {
+        self.request.permit
+    }
+
+    pub(crate) fn created_at(&self) -> u64 {
+        self.response.created_at
     }
 
     pub(crate) fn is_warm_up(&self) -> bool {

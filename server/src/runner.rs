@@ -23,7 +23,8 @@ use turnwire_protocol::chain::Chain;
 use turnwire_protocol::engine::EngineOutput;
 use turnwire_protocol::event::Event;
 use turnwire_protocol::item::Item;
-use turnwire_protocol::session::{SaveFailed, Session, Transport};
+use turnwire_protocol::session::{SaveFailed, Session, StoreUnavailable, Transport};
+use turnwire_protocol::stored::Permit;
 
 use crate::auth::Tenant;
 use crate::clock::RandomIds;
@@ -55,8 +56,8 @@ pub(crate) struct Close {
 
 /// What a store says.
 enum Reply {
-    Loaded(TurnKey, Option<Chain>),
-    Items(TurnKey, Vec<Option<Item>>),
+    Loaded(TurnKey, Result<Option<Chain>, StoreUnavailable>),
+    Items(TurnKey, Result<Vec<Option<Item>>, StoreUnavailable>),
     Saved(TurnKey, Result<(), SaveFailed>),
 }
 
@@ -64,7 +65,8 @@ impl Runner {
     pub(crate) fn new(server: Arc<Server>, owner: Tenant, transport: Transport) -> Self {
         let sealer = Arc::new(TenantSealer::new(Arc::clone(&server.secret), owner));
         let now = server.clock.now();
-        let session = Session::new(transport, server.limits.clone(), sealer, now);
+        let permit = server.storage.as_ref().map(|_| Permit::grant());
+        let session = Session::new(transport, server.limits.clone(), sealer, permit, now);
         let mut runner = Self {
             server,
             owner,
@@ -183,15 +185,23 @@ impl Runner {
                 Action::Load { turn, id } => {
                     let (server, owner) = (Arc::clone(&self.server), self.owner);
                     let load = async move {
-                        let stored = server.store.load(owner, &id).await;
-                        Reply::Loaded(turn, stored.map(|stored| stored.chain))
+                        let loaded = match &server.storage {
+                            Some(storage) => storage.reader.load(owner, &id).await,
+                            None => Ok(None),
+                        };
+                        Reply::Loaded(turn, loaded)
                     };
                     self.replies.push(load.boxed());
                 }
                 Action::LoadItems { turn, ids } => {
                     let (server, owner) = (Arc::clone(&self.server), self.owner);
-                    let load =
-                        async move { Reply::Items(turn, server.store.items(owner, &ids).await) };
+                    let load = async move {
+                        let items = match &server.storage {
+                            Some(storage) => storage.reader.items(owner, &ids).await,
+                            None => Ok(vec![None; ids.len()]),
+                        };
+                        Reply::Items(turn, items)
+                    };
                     self.replies.push(load.boxed());
                 }
                 Action::Start {
@@ -206,10 +216,11 @@ impl Runner {
                 Action::WrapUp { turn } => self.turns.wrap_up(turn),
                 Action::Stop { turn } => self.turns.stop(turn),
                 Action::Save { turn, record } => {
-                    let (server, owner) = (Arc::clone(&self.server), self.owner);
-                    let save =
-                        async move { Reply::Saved(turn, server.store.save(owner, record).await) };
-                    self.replies.push(save.boxed());
+                    let storage = self.server.storage.as_ref();
+                    let storage = storage.expect("a record takes a permit, which takes a store");
+                    let saved = storage.writer.save(self.owner, record);
+                    let saved = saved.map(move |saved| Reply::Saved(turn, saved));
+                    self.replies.push(saved.boxed());
                 }
                 Action::Send(event) => self.outbox.push(event),
                 Action::Ended { turn, summary } => {

@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::engine::Engines;
 use crate::http;
 use crate::secret::Secret;
-use crate::store::Store;
+use crate::store::{Storage, Store};
 use crate::stream::Stream;
 use crate::tls::{Insecure, Tls};
 use crate::websocket::SocketSettings;
@@ -64,7 +64,8 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Server {
     pub(crate) engines: Arc<Engines>,
-    pub(crate) store: Store,
+    /// None on a server that retains nothing.
+    pub(crate) storage: Option<Storage>,
     pub(crate) access: Access,
     pub(crate) secret: Arc<Secret>,
     pub(crate) limits: Limits,
@@ -102,7 +103,7 @@ pub(crate) enum Refusal {
 impl Server {
     pub fn new(
         engines: Engines,
-        store: Store,
+        store: Option<Store>,
         access: Access,
         secret: Secret,
         limits: Limits,
@@ -110,7 +111,7 @@ impl Server {
     ) -> Arc<Self> {
         Arc::new(Self {
             engines: Arc::new(engines),
-            store,
+            storage: store.map(Storage::from),
             access,
             secret: Arc::new(secret),
             clock: Clock::start(),

@@ -163,7 +163,7 @@ async fn run(
     let names = loading.iter().map(Loading::model);
     let server = Server::new(
         Engines::expected(names),
-        Store::Memory(MemoryStore::new(budget_bytes)),
+        Some(Store::Memory(MemoryStore::new(budget_bytes))),
         access,
         secret,
         args.limits.limits(),

@@ -1,17 +1,23 @@
-//! Store: where stored responses live beyond their connection.
+//! Store: where stored responses and conversations live beyond their connection.
 //!
-//! A response is always looked up together with its owner. Nothing here is reached by a turn
-//! with `store: false`.
+//! Everything is looked up together with its owner. What writes takes a [`StoredResponse`], which
+//! nobody can make for a turn with `store: false`; a server that retains nothing has no store.
+//!
+//! A store that cannot do its work logs why, and says no more than that to its caller.
 
 mod listing;
 mod memory;
 
 use std::sync::Arc;
 
-use turnwire_protocol::action::StoredResponse;
-use turnwire_protocol::id::ResponseId;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::{self, BoxFuture};
+use turnwire_protocol::chain::Chain;
+use turnwire_protocol::id::{ConversationId, ResponseId};
 use turnwire_protocol::item::Item;
-use turnwire_protocol::session::SaveFailed;
+use turnwire_protocol::session::{SaveFailed, StoreUnavailable};
+use turnwire_protocol::stored::{Status, StoredResponse};
 
 use crate::auth::Tenant;
 
@@ -24,32 +30,171 @@ pub enum Store {
     Memory(MemoryStore),
 }
 
-impl Store {
-    pub async fn load(&self, owner: Tenant, id: &ResponseId) -> Option<StoredResponse> {
-        match self {
-            Self::Memory(store) => store.load(owner, id),
+/// What is stored, to be read.
+#[derive(Clone, Debug)]
+pub struct Reader(Arc<Store>);
+
+/// What is stored, to be changed.
+#[derive(Clone, Debug)]
+pub struct Writer(Arc<Store>);
+
+/// A stored response as a client is shown it.
+#[derive(Clone, Debug)]
+pub struct ShownResponse {
+    pub status: Status,
+    /// The response object.
+    pub json: Bytes,
+}
+
+/// A conversation: a name for the end of a chain.
+#[derive(Clone, Debug)]
+pub struct Conversation {
+    pub id: ConversationId,
+    /// Seconds since 1970.
+    pub created_at: u64,
+    /// A JSON object.
+    pub metadata: Bytes,
+    /// Its items; none if it has none yet.
+    pub chain: Option<Chain>,
+}
+
+/// Both.
+#[derive(Clone, Debug)]
+pub(crate) struct Storage {
+    pub(crate) reader: Reader,
+    pub(crate) writer: Writer,
+}
+
+impl From<Store> for Storage {
+    fn from(store: Store) -> Self {
+        let store = Arc::new(store);
+        Self {
+            reader: Reader(Arc::clone(&store)),
+            writer: Writer(store),
+        }
+    }
+}
+
+impl Reader {
+    /// The chain of a response that can be continued.
+    pub async fn load(
+        &self,
+        owner: Tenant,
+        id: &ResponseId,
+    ) -> Result<Option<Chain>, StoreUnavailable> {
+        match &*self.0 {
+            Store::Memory(store) => Ok(store.load(owner, id)),
         }
     }
 
-    /// Once this is done, the response is found by every connection of its owner.
-    pub async fn save(&self, owner: Tenant, response: StoredResponse) -> Result<(), SaveFailed> {
-        match self {
-            Self::Memory(store) => store.save(owner, response),
+    /// The chain of a response, however far it is.
+    pub async fn chain(
+        &self,
+        owner: Tenant,
+        id: &ResponseId,
+    ) -> Result<Option<Chain>, StoreUnavailable> {
+        match &*self.0 {
+            Store::Memory(store) => Ok(store.chain(owner, id)),
         }
     }
 
-    /// Makes a response unknown; false if it was not known. What continues it stays as it is.
-    pub async fn delete(&self, owner: Tenant, id: &ResponseId) -> bool {
-        match self {
-            Self::Memory(store) => store.delete(owner, id),
+    pub async fn response(
+        &self,
+        owner: Tenant,
+        id: &ResponseId,
+    ) -> Result<Option<ShownResponse>, StoreUnavailable> {
+        match &*self.0 {
+            Store::Memory(store) => Ok(store.response(owner, id)),
         }
     }
 
     /// Items of responses that are stored, or that stored ones continue, each by its own id or by
     /// the one it is listed by.
-    pub async fn items(&self, owner: Tenant, ids: &[Arc<str>]) -> Vec<Option<Item>> {
-        match self {
-            Self::Memory(store) => ids.iter().map(|id| store.item(owner, id)).collect(),
+    pub async fn items(
+        &self,
+        owner: Tenant,
+        ids: &[Arc<str>],
+    ) -> Result<Vec<Option<Item>>, StoreUnavailable> {
+        match &*self.0 {
+            Store::Memory(store) => Ok(ids.iter().map(|id| store.item(owner, id)).collect()),
+        }
+    }
+
+    pub async fn conversation(
+        &self,
+        owner: Tenant,
+        id: &ConversationId,
+    ) -> Result<Option<Conversation>, StoreUnavailable> {
+        match &*self.0 {
+            Store::Memory(store) => Ok(store.conversation(owner, id)),
+        }
+    }
+}
+
+impl Writer {
+    /// Once this is done, the response is found by every connection of its owner, and its
+    /// conversation, if it is part of one, goes on with it. What is called first is stored first,
+    /// however the futures are polled.
+    pub fn save(
+        &self,
+        owner: Tenant,
+        response: StoredResponse,
+    ) -> BoxFuture<'static, Result<(), SaveFailed>> {
+        match &*self.0 {
+            Store::Memory(store) => future::ready(store.save(owner, response)).boxed(),
+        }
+    }
+
+    /// Makes a response unknown; false if it was not known. What continues it stays as it is.
+    pub async fn delete(&self, owner: Tenant, id: &ResponseId) -> Result<bool, StoreUnavailable> {
+        match &*self.0 {
+            Store::Memory(store) => Ok(store.delete(owner, id)),
+        }
+    }
+
+    pub async fn create_conversation(
+        &self,
+        owner: Tenant,
+        conversation: Conversation,
+    ) -> Result<(), SaveFailed> {
+        match &*self.0 {
+            Store::Memory(store) => store.create_conversation(owner, conversation),
+        }
+    }
+
+    /// Gives a conversation other metadata, a JSON object; false if it is not known.
+    pub async fn update_conversation(
+        &self,
+        owner: Tenant,
+        id: &ConversationId,
+        metadata: Bytes,
+    ) -> Result<bool, StoreUnavailable> {
+        match &*self.0 {
+            Store::Memory(store) => Ok(store.update_conversation(owner, id, metadata)),
+        }
+    }
+
+    /// Puts another chain in the place of one that ends with `from`.
+    pub async fn advance_conversation(
+        &self,
+        owner: Tenant,
+        id: &ConversationId,
+        from: Option<&ResponseId>,
+        to: Option<Chain>,
+    ) -> Result<(), SaveFailed> {
+        match &*self.0 {
+            Store::Memory(store) => store.advance_conversation(owner, id, from, to),
+        }
+    }
+
+    /// Makes a conversation unknown; false if it was not known. Responses made in it stay.
+    pub async fn delete_conversation(
+        &self,
+        owner: Tenant,
+        id: &ConversationId,
+    ) -> Result<bool, StoreUnavailable> {
+        match &*self.0 {
+            Store::Memory(store) => Ok(store.delete_conversation(owner, id)),
         }
     }
 }

@@ -30,6 +30,14 @@ pub(crate) fn open(input: Arc<[Item]>, sealer: &dyn Sealer) -> Result<Arc<[Item]
     items.collect()
 }
 
+/// An item that was opened before, opened again; as it is, if that cannot be done any more.
+pub(crate) fn reveal(item: Item, sealer: &dyn Sealer) -> Item {
+    if !may_be_sealed(&item) {
+        return item;
+    }
+    open_item(&item, Path::Name("input"), sealer).unwrap_or(item)
+}
+
 fn may_be_sealed(item: &Item) -> bool {
     matches!(item.kind(), ItemKind::Compaction | ItemKind::Reasoning)
 }

@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use crate::action::{Action, StoredResponse, TurnKey, TurnSummary};
+use crate::action::{Action, TurnKey, TurnSummary};
 use crate::chain::{Chain, EngineState};
 use crate::engine::{FinishReason, Usage};
 use crate::event::Event;
@@ -12,6 +12,7 @@ use crate::lane::{LaneName, Origin};
 use crate::message::CancelTarget;
 use crate::session::{Now, Phase, Running, SaveFailed, Session, Stage, Transport, Why};
 use crate::steer::{Owed, SteerRefusal};
+use crate::stored::{Status, StoredResponse};
 use crate::turn::Turn;
 
 /// A turn that ended well. Its last event waits until the response is stored, if it is to be.
@@ -65,9 +66,8 @@ impl Session {
     ) {
         match saved {
             Ok(()) => self.complete(ids, origin, finished),
-            Err(SaveFailed) => {
-                let failure = Failure::server_error("The response could not be stored.");
-                self.fail(origin, finished.turn, failure);
+            Err(refusal) => {
+                self.fail(origin, finished.turn, refusal.into());
             }
         }
     }
@@ -80,16 +80,19 @@ impl Session {
             chain,
             usage,
         } = finished;
-        let outcome = match terminal.name {
-            "response.completed" => "completed",
-            _ => "incomplete",
-        };
+        let outcome = status(&terminal).as_str();
         let name = origin.lane.clone();
         let lane = self.lanes.of(name.as_ref());
         lane.running = None;
         let left_behind = lane.advance(chain.clone(), turn.is_warm_up());
         turn.send_terminal(terminal, &mut self.actions);
-        self.log(origin, outcome, usage, chain.turns(), turn.is_stored());
+        self.log(
+            origin,
+            outcome,
+            usage,
+            chain.turns(),
+            turn.permit().is_some(),
+        );
         self.fail_steers(left_behind, SteerRefusal::NotContinued);
         if let Some((owed, request)) = turn.into_steers() {
             self.hand_on(ids, name.as_ref(), chain, owed, request);
@@ -285,10 +288,20 @@ impl Finished {
 
     /// What the store gets, unless the response is not to be stored.
     fn record(&self) -> Option<StoredResponse> {
-        Some(StoredResponse {
-            id: self.chain.id().clone(),
-            response: self.terminal.response().filter(|_| self.turn.is_stored())?,
-            chain: self.chain.clone(),
-        })
+        Some(StoredResponse::new(
+            self.turn.permit()?,
+            status(&self.terminal),
+            self.turn.created_at(),
+            self.terminal.response_text()?,
+            self.chain.clone(),
+        ))
+    }
+}
+
+/// What the last event of a turn that ended well says of its response.
+fn status(terminal: &Event) -> Status {
+    match terminal.name {
+        "response.completed" => Status::Completed,
+        _ => Status::Incomplete,
     }
 }

@@ -7,7 +7,7 @@ use crate::id::IdSource;
 use crate::item::Item;
 use crate::lane::Origin;
 use crate::reference::References;
-use crate::session::{Now, Running, Session, Stage};
+use crate::session::{Now, Running, Session, Stage, StoreUnavailable};
 use crate::standing::Standing;
 use crate::tool::NotOffered;
 
@@ -59,17 +59,20 @@ impl Session {
         now: Now,
         _ids: &mut dyn IdSource,
         turn: TurnKey,
-        items: Vec<Option<Item>>,
+        items: Result<Vec<Option<Item>>, StoreUnavailable>,
     ) {
         self.grow_old(now);
         match self.running.remove(&turn) {
             Some(Running {
                 origin,
                 stage: Stage::Referring(mut referring),
-            }) => {
-                referring.references.found_in_store(items);
-                self.end_referring(now, origin, *referring);
-            }
+            }) => match items {
+                Ok(items) => {
+                    referring.references.found_in_store(items);
+                    self.end_referring(now, origin, *referring);
+                }
+                Err(unavailable) => self.refuse(origin, unavailable.into()),
+            },
             Some(running) => drop(self.running.insert(turn, running)),
             None => {}
         }

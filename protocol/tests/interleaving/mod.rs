@@ -24,6 +24,7 @@ use turnwire_protocol::lane::LaneName;
 use turnwire_protocol::limits::Limits;
 use turnwire_protocol::seal::Transparent;
 use turnwire_protocol::session::{Now, SaveFailed, Session, Transport};
+use turnwire_protocol::stored::Permit;
 
 use self::steers::Ledger;
 use self::watch::Watch;
@@ -74,7 +75,13 @@ pub(crate) fn hear(message: &[u8]) {
             unix_seconds: 1_800_000_000,
         };
         let mut ids = Counter::default();
-        let mut session = Session::new(transport, limits, Arc::new(Transparent), now);
+        let mut session = Session::new(
+            transport,
+            limits,
+            Arc::new(Transparent),
+            Some(Permit::grant()),
+            now,
+        );
         session.handle_message(now, &mut ids, message.to_vec().into());
         let mut answers = 0;
         while let Some(action) = session.poll_action() {
@@ -206,7 +213,13 @@ impl Play {
             unix_seconds: 1_800_000_000,
         };
         Self {
-            session: Session::new(Transport::WebSocket, limits, Arc::new(Transparent), now),
+            session: Session::new(
+                Transport::WebSocket,
+                limits,
+                Arc::new(Transparent),
+                Some(Permit::grant()),
+                now,
+            ),
             now,
             ids: Counter::default(),
             watch: Watch::default(),
@@ -264,7 +277,7 @@ impl Play {
                 let found = item.filter(|_| what > 60);
                 let items = vec![found; asked];
                 self.session
-                    .handle_items(self.now, &mut self.ids, turn, items);
+                    .handle_items(self.now, &mut self.ids, turn, Ok(items));
             }
             10 => {
                 let loading: Vec<TurnKey> = self.loading.keys().copied().collect();
@@ -272,14 +285,14 @@ impl Play {
                 let chain = self.loading.remove(&turn);
                 let chain = chain.and_then(|id| self.stored.get(&id).cloned());
                 self.session
-                    .handle_loaded(self.now, &mut self.ids, turn, chain);
+                    .handle_loaded(self.now, &mut self.ids, turn, Ok(chain));
             }
             11 => {
                 let saving: Vec<TurnKey> = self.saving.keys().copied().collect();
                 let turn = script.pick(&saving).copied().unwrap_or(TurnKey(7));
                 let chain = self.saving.remove(&turn);
                 let saved = match (script.next(), chain) {
-                    (Some(200..), _) => Err(SaveFailed),
+                    (Some(200..), _) => Err(SaveFailed::Unavailable),
                     (_, chain) => {
                         let stored = chain.map(|chain| (chain.id().to_string(), chain));
                         self.stored.extend(stored);
@@ -667,11 +680,11 @@ impl Play {
         loop {
             if let Some((turn, _)) = self.loading.pop_first() {
                 self.session
-                    .handle_loaded(self.now, &mut self.ids, turn, None);
+                    .handle_loaded(self.now, &mut self.ids, turn, Ok(None));
             } else if let Some((turn, asked)) = self.referring.pop_first() {
                 let items = vec![None; asked];
                 self.session
-                    .handle_items(self.now, &mut self.ids, turn, items);
+                    .handle_items(self.now, &mut self.ids, turn, Ok(items));
             } else if let Some((turn, _)) = self.saving.pop_first() {
                 self.session
                     .handle_saved(self.now, &mut self.ids, turn, Ok(()));

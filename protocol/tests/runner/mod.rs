@@ -44,8 +44,10 @@ use turnwire_protocol::event::Event;
 use turnwire_protocol::id::IdSource;
 use turnwire_protocol::item::Item;
 use turnwire_protocol::limits::Limits;
+use turnwire_protocol::record;
 use turnwire_protocol::seal::Transparent;
 use turnwire_protocol::session::{Now, SaveFailed, Session, Transport};
+use turnwire_protocol::stored::Permit;
 use turnwire_protocol::tool::ToolChoice;
 
 use self::expect::Expected;
@@ -120,6 +122,41 @@ impl Conversation {
         stage.nothing_left().map_err(|problem| at(&last, problem))?;
         Ok(stage.events)
     }
+}
+
+/// Whether what a store reads back is what it was given, for every link.
+fn read_back(chain: &Chain) -> Result<(), String> {
+    for link in chain.ancestry() {
+        let record = record::encode(link);
+        let read = record::decode(
+            link.parent().cloned(),
+            link.id().clone(),
+            record,
+            &Transparent,
+        );
+        let read = read.map_err(|damaged| damaged.to_string())?;
+        let told = |link: &Chain| {
+            let items = |items: &[Item]| -> Vec<_> {
+                let told = |item: &Item| {
+                    let (text, call) = (item.raw().clone(), item.call_id().cloned());
+                    (text, call, item.revealed().map(str::to_owned))
+                };
+                items.iter().map(told).collect()
+            };
+            format!(
+                "{:?} {:?} {:?} {:?} {} turns",
+                items(link.asked()),
+                items(link.input()),
+                items(link.output()),
+                link.carried(),
+                link.turns()
+            )
+        };
+        if told(link) != told(&read) {
+            return Err(format!("read back {}, not {}", told(&read), told(link)));
+        }
+    }
+    Ok(())
 }
 
 /// A session on stage, with a clock, a store and the names that the conversation gave.
@@ -221,7 +258,7 @@ impl Stage {
                     "found" => Some(chain.ok_or("that response is not stored")?),
                     _ => None,
                 };
-                self.drive(|session, now, ids| session.handle_loaded(now, ids, key, chain));
+                self.drive(|session, now, ids| session.handle_loaded(now, ids, key, Ok(chain)));
             }
             "items" => {
                 let key = self.turn(turn)?;
@@ -238,7 +275,7 @@ impl Stage {
                     _ => vec![None; asked.len()],
                 };
                 self.drive(|session, now, ids| {
-                    session.handle_items(now, ids, key, items);
+                    session.handle_items(now, ids, key, Ok(items));
                 });
             }
             "saved" => {
@@ -246,7 +283,7 @@ impl Stage {
                 let chain = self.saving.remove(&key).ok_or("nothing was to be saved")?;
                 let saved = match argument {
                     "ok" => Ok(self.stored.insert(chain.id().to_string(), chain)),
-                    _ => Err(SaveFailed),
+                    _ => Err(SaveFailed::Unavailable),
                 };
                 let saved = saved.map(drop);
                 self.drive(|session, now, ids| session.handle_saved(now, ids, key, saved));
@@ -266,7 +303,8 @@ impl Stage {
     fn drive(&mut self, feed: impl FnOnce(&mut Session, Now, &mut Counter)) {
         let session = self.session.get_or_insert_with(|| {
             let sealer = Arc::new(Transparent);
-            Session::new(self.transport, self.limits.clone(), sealer, self.now)
+            let (limits, permit) = (self.limits.clone(), Some(Permit::grant()));
+            Session::new(self.transport, limits, sealer, permit, self.now)
         });
         feed(session, self.now, &mut self.ids);
         while let Some(action) = session.poll_action() {
@@ -399,7 +437,8 @@ impl Stage {
             Action::WrapUp { turn } => ("wrap-up", Some(turn), Value::Null),
             Action::Stop { turn } => ("stop", Some(turn), Value::Null),
             Action::Save { turn, record } => {
-                let response: Value = parse(&record.response)?;
+                read_back(&record.chain)?;
+                let response: Value = parse(&record.text.with_output_of(&record.chain))?;
                 let seen = json!({
                     "id": record.id.as_str(),
                     "response": response,

@@ -4,7 +4,7 @@
 //! that has it as the latest of a lane goes on from it: what a connection keeps is its own.
 
 use hyper::{Method, Uri};
-use turnwire_protocol::action::StoredResponse;
+use turnwire_protocol::chain::Chain;
 use turnwire_protocol::failure::Failure;
 use turnwire_protocol::id::ResponseId;
 
@@ -13,6 +13,7 @@ use super::item_list::{self, Page};
 use super::query::Query;
 use crate::auth::Tenant;
 use crate::serve::Server;
+use crate::store::ShownResponse;
 
 /// Answers a request for `/v1/responses/{id}` or a path below it; none if there is no such path.
 pub(super) async fn answer(
@@ -37,9 +38,20 @@ pub(super) async fn answer(
     Some(answered.unwrap_or_else(|failure| answer::failure(&failure)))
 }
 
-async fn find(server: &Server, owner: Tenant, id: &ResponseId) -> Result<StoredResponse, Failure> {
-    let stored = server.store.load(owner, id).await;
-    stored.ok_or_else(|| answer::response_not_found(id.as_str()))
+async fn find(server: &Server, owner: Tenant, id: &ResponseId) -> Result<ShownResponse, Failure> {
+    let found = match &server.storage {
+        Some(storage) => storage.reader.response(owner, id).await?,
+        None => None,
+    };
+    found.ok_or_else(|| answer::response_not_found(id.as_str()))
+}
+
+async fn find_chain(server: &Server, owner: Tenant, id: &ResponseId) -> Result<Chain, Failure> {
+    let found = match &server.storage {
+        Some(storage) => storage.reader.chain(owner, id).await?,
+        None => None,
+    };
+    found.ok_or_else(|| answer::response_not_found(id.as_str()))
 }
 
 async fn get(
@@ -53,11 +65,15 @@ async fn get(
         let why = "only background responses can be streamed again, and this server makes none";
         return Err(Failure::unsupported_value("stream", why));
     }
-    Ok(answer::json(200, stored.response))
+    Ok(answer::json(200, stored.json))
 }
 
 async fn delete(server: &Server, owner: Tenant, id: &ResponseId) -> Result<Answer, Failure> {
-    if !server.store.delete(owner, id).await {
+    let known = match &server.storage {
+        Some(storage) => storage.writer.delete(owner, id).await?,
+        None => false,
+    };
+    if !known {
         return Err(answer::response_not_found(id.as_str()));
     }
     let deleted = serde_json::json!({"id": id.as_str(), "object": "response", "deleted": true});
@@ -78,9 +94,9 @@ async fn input_items(
     query: Query<'_>,
 ) -> Result<Answer, Failure> {
     let page = Page::read(query)?;
-    let stored = find(server, owner, id).await?;
+    let chain = find_chain(server, owner, id).await?;
     // A conversation may have many thousand items, and a page of them many megabytes.
-    let list = tokio::task::spawn_blocking(move || item_list::list(&stored.chain, &page));
+    let list = tokio::task::spawn_blocking(move || item_list::list(&chain, &page));
     let list = list
         .await
         .map_err(|_| Failure::server_error("The items could not be listed."))??;

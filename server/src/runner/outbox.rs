@@ -116,7 +116,7 @@ mod tests {
             unix_seconds: 0,
         };
         let sealer = Arc::new(Transparent);
-        let mut session = Session::new(Transport::WebSocket, Limits::default(), sealer, now);
+        let mut session = Session::new(Transport::WebSocket, Limits::default(), sealer, None, now);
         let refused = format!(r#"{{"type":"response.create","stream_id":"{lane}"}}"#);
         session.handle_message(now, &mut RandomIds, refused.into());
         let Some(Action::Send(mut event)) = session.poll_action() else {

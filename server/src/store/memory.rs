@@ -1,20 +1,21 @@
 //! The store in memory: chains as they are, so that what an engine keeps for them stays too.
 //!
-//! What is held is bounded in bytes, and the oldest responses go first. A response that went, or
-//! was deleted, cannot be asked for any more, but its items stay as long as a later response
-//! continues it; until then they count. Each link of a chain is counted once, however many
-//! responses share it.
+//! What is held is bounded in bytes, and the oldest responses and conversations go first. A
+//! response that went, or was deleted, cannot be asked for any more, but its items stay as long as
+//! a later response continues it, or a conversation ends with it; until then they count. Each link
+//! of a chain is counted once, however many share it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use turnwire_protocol::action::StoredResponse;
 use turnwire_protocol::chain::Chain;
-use turnwire_protocol::id::{self, ResponseId};
+use turnwire_protocol::id::{self, ConversationId, ResponseId};
 use turnwire_protocol::item::Item;
 use turnwire_protocol::session::SaveFailed;
+use turnwire_protocol::stored::{ResponseText, Status, StoredResponse};
 
+use super::{Conversation, ShownResponse};
 use crate::auth::Tenant;
 
 /// What one link costs beyond what its chain counts: ids, map entries.
@@ -29,13 +30,18 @@ pub struct MemoryStore {
     shelf: Mutex<Shelf>,
 }
 
+/// What one conversation costs beside its metadata and its chain.
+const CONVERSATION_OVERHEAD: u64 = 512;
+
 type Key = (Tenant, ResponseId);
+type ConversationKey = (Tenant, ConversationId);
 
 #[derive(Debug, Default)]
 struct Shelf {
     links: HashMap<Key, Link>,
-    /// Responses that can be asked for, by the numbers they got when they came.
-    by_age: BTreeMap<u64, Key>,
+    conversations: HashMap<ConversationKey, Named>,
+    /// What can be asked for, by the numbers it got when it came.
+    by_age: BTreeMap<u64, Held>,
     /// Named items of all links. Links may share a name, so the link's number is part of the key.
     items: BTreeMap<(Tenant, Arc<str>, u64), Item>,
     /// The number of the next link or response.
@@ -43,14 +49,27 @@ struct Shelf {
     bytes: u64,
 }
 
-/// A link that is held, by its own response or by that of a later one.
+/// What can be asked for, and keeps links here.
+#[derive(Clone, Debug)]
+enum Held {
+    Response(Key),
+    Conversation(ConversationKey),
+}
+
+#[derive(Debug)]
+struct Named {
+    age: u64,
+    conversation: Conversation,
+}
+
+/// A link that is held, by its own response, by that of a later one, or by a conversation.
 #[derive(Debug)]
 struct Link {
     number: u64,
     /// Its parents are held as well, so this keeps nothing alive that does not count.
     chain: Chain,
-    /// Links held here that continue this one.
-    children: usize,
+    /// Links held here that continue this one, and conversations that end with it.
+    holders: usize,
     /// What it counts for by itself, and with all of its parents.
     own_bytes: u64,
     total_bytes: u64,
@@ -61,7 +80,8 @@ struct Link {
 #[derive(Debug)]
 struct Response {
     age: u64,
-    json: Bytes,
+    status: Status,
+    text: ResponseText,
 }
 
 impl MemoryStore {
@@ -72,14 +92,25 @@ impl MemoryStore {
         }
     }
 
-    pub(super) fn load(&self, owner: Tenant, id: &ResponseId) -> Option<StoredResponse> {
+    pub(super) fn load(&self, owner: Tenant, id: &ResponseId) -> Option<Chain> {
         let shelf = self.shelf();
-        let link = shelf.links.get(&(owner, id.clone()))?;
-        Some(StoredResponse {
-            id: id.clone(),
-            response: link.response.as_ref()?.json.clone(),
-            chain: link.chain.clone(),
-        })
+        let (link, response) = shelf.find(owner, id)?;
+        let continuable = response.status.is_continuable();
+        continuable.then(|| link.chain.clone())
+    }
+
+    pub(super) fn chain(&self, owner: Tenant, id: &ResponseId) -> Option<Chain> {
+        let shelf = self.shelf();
+        shelf.find(owner, id).map(|(link, _)| link.chain.clone())
+    }
+
+    pub(super) fn response(&self, owner: Tenant, id: &ResponseId) -> Option<ShownResponse> {
+        let shelf = self.shelf();
+        let (link, response) = shelf.find(owner, id)?;
+        let (status, text, chain) = (response.status, response.text.clone(), link.chain.clone());
+        drop(shelf);
+        let json = text.with_output_of(&chain);
+        Some(ShownResponse { status, json })
     }
 
     /// Refuses only what, with all of its parents, is larger than the budget by itself.
@@ -87,16 +118,16 @@ impl MemoryStore {
         // Dropped after the lock is given back: freeing a long chain takes a while.
         let mut gone = Vec::new();
         let mut shelf = self.shelf();
-        let alone = shelf.total_bytes(owner, &record.chain) + record.response.len() as u64;
+        let alone = shelf.total_bytes(owner, &record.chain) + record.text.size() as u64;
         if alone > self.budget_bytes {
-            return Err(SaveFailed);
+            return Err(SaveFailed::TooLarge);
         }
-        shelf.put(owner, record);
-        while shelf.bytes > self.budget_bytes {
-            let oldest = shelf.by_age.first_key_value().map(|(_, key)| key.clone());
-            let oldest = oldest.expect("what weighs belongs to a response that can be asked for");
-            shelf.take(&oldest, &mut gone);
+        if let Some(id) = record.conversation.clone() {
+            let chain = &record.chain;
+            shelf.advance(&(owner, id), chain.parent(), Some(chain.clone()), &mut gone)?;
         }
+        shelf.put(owner, record, &mut gone);
+        shelf.shrink_to(self.budget_bytes, &mut gone);
         drop(shelf);
         Ok(())
     }
@@ -105,6 +136,81 @@ impl MemoryStore {
         let mut gone = Vec::new();
         let mut shelf = self.shelf();
         let known = shelf.take(&(owner, id.clone()), &mut gone);
+        drop(shelf);
+        known
+    }
+
+    pub(super) fn conversation(&self, owner: Tenant, id: &ConversationId) -> Option<Conversation> {
+        let shelf = self.shelf();
+        let named = shelf.conversations.get(&(owner, id.clone()))?;
+        Some(named.conversation.clone())
+    }
+
+    pub(super) fn create_conversation(
+        &self,
+        owner: Tenant,
+        conversation: Conversation,
+    ) -> Result<(), SaveFailed> {
+        let mut gone = Vec::new();
+        let mut shelf = self.shelf();
+        let chain = conversation.chain.as_ref();
+        let items = chain.map_or(0, |chain| shelf.total_bytes(owner, chain));
+        if items + named_bytes(&conversation) > self.budget_bytes {
+            return Err(SaveFailed::TooLarge);
+        }
+        shelf.name(owner, conversation);
+        shelf.shrink_to(self.budget_bytes, &mut gone);
+        drop(shelf);
+        Ok(())
+    }
+
+    pub(super) fn update_conversation(
+        &self,
+        owner: Tenant,
+        id: &ConversationId,
+        metadata: Bytes,
+    ) -> bool {
+        let mut shelf = self.shelf();
+        let Some(named) = shelf.conversations.get_mut(&(owner, id.clone())) else {
+            return false;
+        };
+        let before = named_bytes(&named.conversation);
+        named.conversation.metadata = metadata;
+        let after = named_bytes(&named.conversation);
+        shelf.bytes = shelf.bytes - before + after;
+        true
+    }
+
+    pub(super) fn advance_conversation(
+        &self,
+        owner: Tenant,
+        id: &ConversationId,
+        from: Option<&ResponseId>,
+        to: Option<Chain>,
+    ) -> Result<(), SaveFailed> {
+        let mut gone = Vec::new();
+        let mut shelf = self.shelf();
+        let alone = to.as_ref().map_or(0, |to| shelf.total_bytes(owner, to));
+        if alone > self.budget_bytes {
+            return Err(SaveFailed::TooLarge);
+        }
+        let key = (owner, id.clone());
+        let now = shelf.conversations.get(&key);
+        let now = now.ok_or(SaveFailed::ConversationMoved)?;
+        let now = now.conversation.chain.clone();
+        if now.as_ref().map(Chain::id) != from {
+            return Err(SaveFailed::ConversationMoved);
+        }
+        shelf.advance(&key, now.as_ref(), to, &mut gone)?;
+        shelf.shrink_to(self.budget_bytes, &mut gone);
+        drop(shelf);
+        Ok(())
+    }
+
+    pub(super) fn delete_conversation(&self, owner: Tenant, id: &ConversationId) -> bool {
+        let mut gone = Vec::new();
+        let mut shelf = self.shelf();
+        let known = shelf.unname(&(owner, id.clone()), &mut gone);
         drop(shelf);
         known
     }
@@ -127,21 +233,116 @@ impl MemoryStore {
 }
 
 impl Shelf {
-    fn put(&mut self, owner: Tenant, record: StoredResponse) {
-        let StoredResponse {
-            id,
-            response: json,
-            chain,
-        } = record;
-        let key = (owner, id);
-        self.hold(owner, &chain);
+    fn find(&self, owner: Tenant, id: &ResponseId) -> Option<(&Link, &Response)> {
+        let link = self.links.get(&(owner, id.clone()))?;
+        Some((link, link.response.as_ref()?))
+    }
+
+    /// One that is stored already is replaced while it is not final.
+    fn put(&mut self, owner: Tenant, record: StoredResponse, gone: &mut Vec<Link>) {
+        let key = (owner, record.id);
+        let before = self.find(owner, &key.1);
+        let before = before.map(|(_, response)| response.status);
+        match before {
+            Some(status) if status.is_final() => return,
+            Some(_) => drop(self.take(&key, gone)),
+            None => {}
+        }
+        self.hold(owner, &record.chain);
         let age = self.number();
         let link = self.links.get_mut(&key);
         let link = link.expect("the chain of a response ends with its own link");
-        if link.response.is_none() {
-            self.bytes += json.len() as u64;
-            link.response = Some(Response { age, json });
-            self.by_age.insert(age, key);
+        // Slices of the last event, whose output the chain has already.
+        let text = ResponseText {
+            before: Bytes::copy_from_slice(&record.text.before),
+            after: Bytes::copy_from_slice(&record.text.after),
+        };
+        self.bytes += text.size() as u64;
+        link.response = Some(Response {
+            age,
+            status: record.status,
+            text,
+        });
+        self.by_age.insert(age, Held::Response(key));
+    }
+
+    fn name(&mut self, owner: Tenant, conversation: Conversation) {
+        let key = (owner, conversation.id.clone());
+        if let Some(chain) = &conversation.chain {
+            self.pin(owner, chain);
+        }
+        let age = self.number();
+        self.bytes += named_bytes(&conversation);
+        self.by_age.insert(age, Held::Conversation(key.clone()));
+        self.conversations.insert(key, Named { age, conversation });
+    }
+
+    /// Makes a conversation unknown. False if it was not known.
+    fn unname(&mut self, key: &ConversationKey, gone: &mut Vec<Link>) -> bool {
+        let Some(named) = self.conversations.remove(key) else {
+            return false;
+        };
+        self.by_age.remove(&named.age);
+        self.bytes -= named_bytes(&named.conversation);
+        if let Some(chain) = named.conversation.chain {
+            self.unpin(key.0, &chain, gone);
+        }
+        true
+    }
+
+    /// Lets a conversation that ends with `from` end with `to`.
+    fn advance(
+        &mut self,
+        key: &ConversationKey,
+        from: Option<&Chain>,
+        to: Option<Chain>,
+        gone: &mut Vec<Link>,
+    ) -> Result<(), SaveFailed> {
+        let named = self.conversations.get(key);
+        let chain = named.map(|named| named.conversation.chain.as_ref().map(Chain::id));
+        if chain != Some(from.map(Chain::id)) {
+            return Err(SaveFailed::ConversationMoved);
+        }
+        if let Some(to) = &to {
+            self.pin(key.0, to);
+        }
+        let age = self.number();
+        self.by_age.insert(age, Held::Conversation(key.clone()));
+        if let Some(named) = self.conversations.get_mut(key) {
+            self.by_age.remove(&named.age);
+            named.age = age;
+            named.conversation.chain = to;
+        }
+        if let Some(from) = from {
+            self.unpin(key.0, from, gone);
+        }
+        Ok(())
+    }
+
+    /// Holds a chain for a conversation.
+    fn pin(&mut self, owner: Tenant, chain: &Chain) {
+        self.hold(owner, chain);
+        if let Some(link) = self.links.get_mut(&(owner, chain.id().clone())) {
+            link.holders += 1;
+        }
+    }
+
+    fn unpin(&mut self, owner: Tenant, chain: &Chain, gone: &mut Vec<Link>) {
+        let key = (owner, chain.id().clone());
+        if let Some(link) = self.links.get_mut(&key) {
+            link.holders -= 1;
+        }
+        self.let_go(key, gone);
+    }
+
+    /// Lets the oldest go until the rest fits.
+    fn shrink_to(&mut self, budget_bytes: u64, gone: &mut Vec<Link>) {
+        while self.bytes > budget_bytes {
+            let oldest = self.by_age.first_key_value().map(|(_, held)| held.clone());
+            match oldest.expect("what weighs belongs to something that can be asked for") {
+                Held::Response(key) => drop(self.take(&key, gone)),
+                Held::Conversation(key) => drop(self.unname(&key, gone)),
+            }
         }
     }
 
@@ -153,7 +354,7 @@ impl Shelf {
         for link in chain.ancestry() {
             let key = (owner, link.id().clone());
             if let Some(held) = self.links.get_mut(&key) {
-                held.children += usize::from(is_parent);
+                held.holders += usize::from(is_parent);
                 return;
             }
             let number = self.number();
@@ -164,7 +365,7 @@ impl Shelf {
                 Link {
                     number,
                     chain: link.clone(),
-                    children: usize::from(is_parent),
+                    holders: usize::from(is_parent),
                     own_bytes,
                     total_bytes,
                     response: None,
@@ -199,15 +400,21 @@ impl Shelf {
             .links
             .get_mut(key)
             .and_then(|link| link.response.take());
-        let Some(Response { age, json }) = response else {
+        let Some(Response { age, text, .. }) = response else {
             return false;
         };
         self.by_age.remove(&age);
-        self.bytes -= json.len() as u64;
+        self.bytes -= text.size() as u64;
+        self.let_go(key.clone(), gone);
+        true
+    }
+
+    /// Lets go of a link that nothing here needs, and of those before it that are not needed then.
+    fn let_go(&mut self, key: Key, gone: &mut Vec<Link>) {
         let owner = key.0;
-        let mut next = Some(key.clone());
+        let mut next = Some(key);
         while let Some(key) = next.take() {
-            let needed = |link: &Link| link.children > 0 || link.response.is_some();
+            let needed = |link: &Link| link.holders > 0 || link.response.is_some();
             if self.links.get(&key).is_none_or(needed) {
                 break;
             }
@@ -223,19 +430,23 @@ impl Shelf {
             if let Some(parent) = link.chain.parent() {
                 let key = (owner, parent.id().clone());
                 if let Some(parent) = self.links.get_mut(&key) {
-                    parent.children -= 1;
+                    parent.holders -= 1;
                 }
                 next = Some(key);
             }
             gone.push(link);
         }
-        true
     }
 
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
     }
+}
+
+/// What a conversation counts for beside its chain.
+fn named_bytes(conversation: &Conversation) -> u64 {
+    CONVERSATION_OVERHEAD + conversation.metadata.len() as u64
 }
 
 /// A link's own items, those of its request before its output.
@@ -256,6 +467,7 @@ mod tests {
 
     use turnwire_protocol::chain::Carried;
     use turnwire_protocol::item::Item;
+    use turnwire_protocol::stored::Permit;
 
     use super::*;
 
@@ -282,11 +494,12 @@ mod tests {
     }
 
     fn save(store: &MemoryStore, chain: &Chain) -> Result<(), SaveFailed> {
-        let record = StoredResponse {
-            id: chain.id().clone(),
-            response: Bytes::from(vec![b' '; RESPONSE_BYTES as usize]),
-            chain: chain.clone(),
+        let text = ResponseText {
+            before: Bytes::from(vec![b' '; RESPONSE_BYTES as usize]),
+            after: Bytes::new(),
         };
+        let (permit, status) = (Permit::grant(), Status::Completed);
+        let record = StoredResponse::new(permit, status, 0, text, chain.clone());
         store.save(Tenant::ANYONE, record)
     }
 
@@ -357,7 +570,10 @@ mod tests {
         let store = MemoryStore::new(each());
         let parent = link(None, "parent");
         save(&store, &parent).unwrap();
-        assert_eq!(save(&store, &link(Some(&parent), "child")), Err(SaveFailed));
+        assert_eq!(
+            save(&store, &link(Some(&parent), "child")),
+            Err(SaveFailed::TooLarge)
+        );
         assert!(knows(&store, "parent"));
     }
 
@@ -376,6 +592,63 @@ mod tests {
         assert_eq!(bytes(&store), 0);
         let shelf = store.shelf();
         assert!(shelf.links.is_empty() && shelf.items.is_empty() && shelf.by_age.is_empty());
+    }
+
+    #[test]
+    fn a_conversation_holds_its_chain_and_goes_on_from_nothing_else() {
+        let store = MemoryStore::new(u64::MAX);
+        let (owner, id) = (Tenant::ANYONE, ConversationId::from("conv_1"));
+        let first = link(None, "first");
+        let conversation = Conversation {
+            id: id.clone(),
+            created_at: 1,
+            metadata: Bytes::from_static(b"{}"),
+            chain: Some(first.clone()),
+        };
+        store.create_conversation(owner, conversation).unwrap();
+        assert!(store.item(owner, "item_of_first").is_some() && !knows(&store, "first"));
+        let second = link(Some(&first), "second");
+        let advance = |from: Option<&Chain>, to: Option<&Chain>| {
+            store.advance_conversation(owner, &id, from.map(Chain::id), to.cloned())
+        };
+        advance(Some(&first), Some(&second)).unwrap();
+        assert_eq!(
+            advance(Some(&first), None),
+            Err(SaveFailed::ConversationMoved)
+        );
+        let chain = store.conversation(owner, &id).unwrap().chain.unwrap();
+        assert!(chain.is(&second));
+        advance(Some(&second), None).unwrap();
+        assert!(store.item(owner, "item_of_first").is_none());
+        assert!(!store.delete_conversation(Tenant::of_key(b"other"), &id));
+        assert!(store.delete_conversation(owner, &id));
+        assert_eq!(bytes(&store), 0);
+    }
+
+    #[test]
+    fn what_is_not_final_is_replaced_and_cannot_be_continued() {
+        let store = MemoryStore::new(u64::MAX);
+        let save = |status, items: &Chain| {
+            let text = ResponseText {
+                before: Bytes::from_static(b"["),
+                after: Bytes::from_static(b"]"),
+            };
+            let record = StoredResponse::new(Permit::grant(), status, 0, text, items.clone());
+            store.save(Tenant::ANYONE, record).unwrap();
+        };
+        let id = ResponseId::from("r");
+        let parent = link(None, "parent");
+        save(Status::Queued, &link(Some(&parent), "r"));
+        assert!(!knows(&store, "r"));
+        let status = || store.response(Tenant::ANYONE, &id).unwrap().status;
+        assert_eq!(status(), Status::Queued);
+        let last = link(Some(&parent), "r");
+        save(Status::Completed, &last);
+        save(Status::Failed, &link(None, "r"));
+        assert!(knows(&store, "r") && status() == Status::Completed);
+        assert!(store.chain(Tenant::ANYONE, &id).unwrap().is(&last));
+        store.delete(Tenant::ANYONE, &id);
+        assert_eq!(bytes(&store), 0);
     }
 
     #[test]

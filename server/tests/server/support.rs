@@ -81,7 +81,7 @@ impl TestServer {
             max_connections,
             tls,
         } = settings;
-        let store = Store::Memory(MemoryStore::new(1 << 30));
+        let store = Some(Store::Memory(MemoryStore::new(1 << 30)));
         let server = Server::new(engines, store, access, secret, limits, max_connections);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
