@@ -10,6 +10,7 @@ import websockets.asyncio.connection
 import websockets.sync.connection
 from openai import AsyncOpenAI, OpenAI
 
+from certificates import Certificate, make_certificate
 from judges import Judged, judge_socket_event
 from turnwire_process import Turnwire
 
@@ -96,6 +97,11 @@ def start_script(start: Start, tmp_path: Path) -> Callable[..., Server]:
         return start(f"scripted:{path}", *flags)
 
     return start_script
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(autouse=True, scope="session")

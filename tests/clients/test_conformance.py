@@ -1,17 +1,13 @@
 """`turnwire check` against a running server: plain and over TLS, scripted and with a real model."""
 
-import datetime
 import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from certificates import Certificate
 from conftest import Server
 from turnwire_process import BINARY, REPOSITORY, Turnwire
 
@@ -48,35 +44,6 @@ def passed(findings: dict[int, Any]) -> set[int]:
     return {row for row, finding in findings.items() if finding["status"] == "pass"}
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for this machine, and its key."""
-    place = tmp_path_factory.mktemp("tls")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (place / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    (place / "key.pem").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return place / "cert.pem", place / "key.pem"
-
-
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
     return tmp_path / "log"
@@ -92,12 +59,12 @@ def test_every_rule_holds_with_the_scripted_engine(log: Path):
     assert len(passed(findings)) >= SCRIPTED_PASSES
 
 
-def test_every_rule_holds_over_tls(log: Path, certificate: tuple[Path, Path]):
-    cert, key = certificate
-    turnwire = Turnwire(OBLIGING, log, "--tls-cert", str(cert), "--tls-key", str(key))
+def test_every_rule_holds_over_tls(log: Path, certificate: Certificate):
+    files = ["--tls-cert", str(certificate.chain), "--tls-key", str(certificate.key)]
+    turnwire = Turnwire(OBLIGING, log, *files)
     try:
         url = turnwire.base_url.replace("127.0.0.1", "localhost")
-        findings = check(url, "--ca", str(cert))
+        findings = check(url, "--ca", str(certificate.chain))
     finally:
         turnwire.stop()
     assert failures(findings) == []

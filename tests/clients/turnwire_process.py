@@ -25,7 +25,7 @@ class Turnwire:
     """Started on a free port; `log` holds what it has written so far."""
 
     def __init__(self, engine: str, log: Path, *flags: str):
-        port = _free_port()
+        port = free_port()
         self.address = f"127.0.0.1:{port}"
         scheme = "https" if "--tls-cert" in flags else "http"
         self.origin = f"{scheme}://{self.address}"
@@ -66,7 +66,7 @@ class Turnwire:
             self.process.kill()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
