@@ -87,6 +87,9 @@ impl CreateRequest {
         if strict {
             refuse_unknown(message)?;
         }
+        if terms.permit.is_none() {
+            refuse_retention(members)?;
+        }
         refuse_unsupported(members, terms.transport)?;
 
         let model = Field::required("model", members.model)?.string()?;
@@ -243,6 +246,21 @@ impl CreateRequest {
             ..self
         }
     }
+}
+
+/// Refuses what a server that retains nothing cannot do, whatever `store` says.
+fn refuse_retention(members: &Members<'_>) -> Result<(), Failure> {
+    let background = Field::optional("background", members.background, Field::boolean)?;
+    if background == Some(true) {
+        let why = "This server retains nothing, and so no response for a client to come back for.";
+        return Err(Failure::unsupported_parameter("background", why));
+    }
+    if Field::named("conversation", members.conversation).is_some() {
+        let why = "This server retains nothing, and so no conversations. Continue with \
+                   'previous_response_id' on one connection, or send all items again.";
+        return Err(Failure::unsupported_parameter("conversation", why));
+    }
+    Ok(())
 }
 
 /// Refuses what would be wrong to ignore.

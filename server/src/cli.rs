@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand};
 use turnwire_bench::Bench;
 use turnwire_protocol::limits::Limits;
@@ -59,6 +60,15 @@ pub struct ServeArgs {
         default_value = "memory:1GiB"
     )]
     pub store: StoreSpec,
+
+    /// Keep nothing of what is said: every request is treated as one with `store: false`, there is
+    /// no store (whatever --store says), and a crash leaves no core dump
+    #[arg(
+        long,
+        env = "TURNWIRE_ZERO_RETENTION",
+        value_parser = FalseyValueParser::new()
+    )]
+    pub zero_retention: bool,
 
     /// File of API keys, one per line; each owns the responses it creates
     #[arg(

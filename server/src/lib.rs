@@ -4,6 +4,7 @@ pub mod auth;
 pub mod cli;
 mod clock;
 mod connection;
+mod core_dumps;
 pub mod engine;
 mod http;
 pub mod model_files;

@@ -14,6 +14,7 @@ use turnwire_bench::Bench;
 use crate::auth::Access;
 use crate::cli::{ServeArgs, StoreSpec};
 use crate::clock::Clock;
+use crate::core_dumps;
 use crate::engine::load::Loading;
 use crate::engine::spec::EngineSpec;
 use crate::engine::{Engines, Model};
@@ -36,6 +37,11 @@ const OTHER_FILES: u64 = 128;
 
 /// Serves until SIGTERM or Ctrl-C.
 pub fn serve(args: ServeArgs) -> Result<(), StartError> {
+    if args.zero_retention {
+        let why = "--zero-retention: core dumps cannot be switched off";
+        core_dumps::switch_off().context(why)?;
+        tracing::info!("nothing is retained: there is no store and there are no core dumps");
+    }
     raise_file_limit(args.limits.max_connections.get() as u64);
     let access = access(&args)?;
     let tls = tls(&args)?;
@@ -159,11 +165,10 @@ async fn run(
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("--listen {}: cannot listen on this address", args.listen))?;
-    let StoreSpec::Memory { budget_bytes } = args.store;
     let names = loading.iter().map(Loading::model);
     let server = Server::new(
         Engines::expected(names),
-        Some(Store::Memory(MemoryStore::new(budget_bytes))),
+        store(&args),
         access,
         secret,
         args.limits.limits(),
@@ -185,6 +190,12 @@ async fn run(
     })
     .await;
     reason
+}
+
+/// None on a server that retains nothing.
+fn store(args: &ServeArgs) -> Option<Store> {
+    let StoreSpec::Memory { budget_bytes } = args.store;
+    (!args.zero_retention).then(|| Store::Memory(MemoryStore::new(budget_bytes)))
 }
 
 /// Loads all engines at once: one that waits for its upstream holds no other up.

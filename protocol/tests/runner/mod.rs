@@ -3,7 +3,8 @@
 //! ```text
 //! == A title. The lines up to the next title are one conversation.
 //! # A comment.
-//! limits running_responses=1          before anything else: limits, and `transport http`
+//! limits running_responses=1          before anything else: limits, `transport http`, and
+//!                                     `permit none` for a session that may not store
 //! > {"type":"response.create",…}      the client sends this text
 //! compact {"model":"m",…}             the body of a request for a compaction
 //! < response.created response.id=$r   the session sends this event; a name in dollars that is
@@ -164,6 +165,7 @@ fn read_back(chain: &Chain) -> Result<(), String> {
 struct Stage {
     session: Option<Session>,
     transport: Transport,
+    permit: Option<Permit>,
     limits: Limits,
     now: Now,
     ids: Counter,
@@ -185,6 +187,7 @@ impl Default for Stage {
         Self {
             session: None,
             transport: Transport::WebSocket,
+            permit: Some(Permit::grant()),
             limits: Limits::default(),
             now: START,
             ids: Counter::default(),
@@ -209,6 +212,10 @@ impl Stage {
             "limits" => self.set_limits(rest),
             "transport" => {
                 self.transport = Transport::Http;
+                Ok(())
+            }
+            "permit" => {
+                self.permit = None;
                 Ok(())
             }
             "..." => {
@@ -303,8 +310,8 @@ impl Stage {
     fn drive(&mut self, feed: impl FnOnce(&mut Session, Now, &mut Counter)) {
         let session = self.session.get_or_insert_with(|| {
             let sealer = Arc::new(Transparent);
-            let (limits, permit) = (self.limits.clone(), Some(Permit::grant()));
-            Session::new(self.transport, limits, sealer, permit, self.now)
+            let limits = self.limits.clone();
+            Session::new(self.transport, limits, sealer, self.permit, self.now)
         });
         feed(session, self.now, &mut self.ids);
         while let Some(action) = session.poll_action() {

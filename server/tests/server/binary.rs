@@ -20,7 +20,7 @@ fn serve(flags: &[&str]) -> Command {
 }
 
 /// Starts the program on a free port and reads the address from its log, which tells everything.
-async fn started(flags: &[&str]) -> (Child, String, Log) {
+pub(crate) async fn started(flags: &[&str]) -> (Child, String, Log) {
     let mut program = serve(&["--engine", "scripted", "--listen", "127.0.0.1:0"])
         .args(flags)
         .env("RUST_LOG", "trace")

@@ -22,3 +22,4 @@ mod tls;
 mod transports;
 mod turns;
 mod upstream;
+mod zero_retention;
