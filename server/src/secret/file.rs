@@ -93,7 +93,7 @@ impl Secret {
         };
         let metadata = file.metadata().map_err(&unreadable)?;
         let mode = metadata.mode() & 0o777;
-        if mode & 0o077 != 0 {
+        if exposes(mode, metadata.uid()) {
             let path = path.to_owned();
             return Err(SecretFileError::Exposed { path, mode });
         }
@@ -124,6 +124,15 @@ impl Secret {
             None => Err(SecretFileError::Empty(path.to_owned())),
         }
     }
+}
+
+/// Whether a file of this mode and owner is open to more than the server.
+///
+/// Of a file of root's, the group may read: so do service managers and orchestrators hand secrets
+/// to a process that is not root, in a group of its own.
+fn exposes(mode: u32, owner: u32) -> bool {
+    let others = if owner == 0 { 0o037 } else { 0o077 };
+    mode & others != 0
 }
 
 fn make_directory(of: &Path) -> io::Result<()> {
@@ -233,7 +242,7 @@ mod tests {
         let path = directory.path().join("secret");
         let key = BASE64_STANDARD.encode([1; KEY_BYTES]);
         for (text, mode, why) in [
-            (&*key, 0o640, "mode 640"),
+            (&*key, 0o644, "mode 644"),
             (&key, 0o602, "chmod 600"),
             ("# nothing", 0o600, "no keys in it"),
             (&format!("{key}\nsecret"), 0o600, "line 2 is not a key"),
@@ -246,6 +255,21 @@ mod tests {
         let nowhere = directory.path().join("no/secret");
         let error = Secret::from_file(&nowhere).unwrap_err().to_string();
         assert!(error.contains("cannot be made"), "{error}");
+    }
+
+    #[test]
+    fn a_group_may_read_what_is_owned_by_root() {
+        let (root, user) = (0, 1000);
+        for (mode, owner, exposed) in [
+            (0o600, user, false),
+            (0o400, root, false),
+            (0o440, root, false),
+            (0o440, user, true),
+            (0o660, root, true),
+            (0o444, root, true),
+        ] {
+            assert_eq!(exposes(mode, owner), exposed, "{mode:o} of {owner}");
+        }
     }
 
     #[test]
