@@ -45,12 +45,13 @@ pub(super) fn loading() -> Answer {
     answer
 }
 
-/// Server-sent events.
+/// Server-sent events. nginx, and what has learnt it from nginx, is told not to gather them.
 pub(super) fn events(events: EventStream) -> Answer {
     let mut answer = Answer::new(Either::Right(events));
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert("cache-control", HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     answer
 }
 

@@ -74,6 +74,7 @@ async fn the_same_request_makes_the_same_response_on_every_transport() {
     request["stream"] = json!(true);
     let stream = server.post(&request).await;
     assert_eq!(stream.headers["content-type"], "text/event-stream");
+    assert_eq!(stream.headers["x-accel-buffering"], "no");
 
     let stream = events_of(&stream.text);
     assert_eq!(socket.len(), stream.len());
