@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use crate::chain::Chain;
 use crate::engine::TurnRequest;
 use crate::event::Event;
+use crate::history::{History, Prefix};
 use crate::id::ResponseId;
 use crate::lane::LaneName;
 use crate::stored::StoredResponse;
@@ -23,6 +25,12 @@ pub enum Action {
         /// Each one once.
         ids: Vec<Arc<str>>,
     },
+    /// Look for a chain of this credential that was kept for the history of one of these
+    /// beginnings of the input, the longest first, and answer with `handle_matched`.
+    Match {
+        turn: TurnKey,
+        prefixes: Vec<Prefix>,
+    },
     /// Start the engine and feed what it says to `handle_output`.
     Start {
         turn: TurnKey,
@@ -39,6 +47,9 @@ pub enum Action {
         turn: TurnKey,
         record: StoredResponse,
     },
+    /// Keep a chain for requests that bring its history, for as long as that is worth while. It
+    /// can be continued by nothing else because of this.
+    Keep { history: History, chain: Chain },
     /// Send one event.
     Send(Event),
     /// The turn is over, its last event sent; for the one log line of the turn.

@@ -58,6 +58,7 @@ pub mod engine;
 pub mod event;
 pub mod failure;
 mod field;
+pub mod history;
 pub mod id;
 mod inject;
 pub mod item;

@@ -4,6 +4,7 @@
 //! [`Action`] until `poll_action` returns `None`. It does no I/O, owns no clock and mints no ids.
 
 mod ending;
+mod matching;
 mod queue;
 mod referring;
 mod steering;
@@ -25,6 +26,7 @@ use crate::limits::Limits;
 use crate::message::{ClientMessage, Create, Terms};
 use crate::seal::Sealer;
 use crate::session::ending::Finished;
+use crate::session::matching::Matching;
 use crate::session::referring::Referring;
 use crate::stored::Permit;
 use crate::turn::{Progress, Turn};
@@ -87,6 +89,8 @@ impl From<SaveFailed> for Failure {
 ///   makes no event. A request that is refused waits as well, so that its error comes in order.
 /// * *loading* its parent ([`Action::Load`]), unless the connection has it.
 /// * *referring* to items that the store may have ([`Action::LoadItems`]), if its input does.
+/// * *matching* its history with what is known ([`Action::Match`]), if nothing is named that it
+///   continues and the session does so at all.
 /// * *making*, from [`Action::Start`]. A failure before the engine's `Started` is an `error`
 ///   event, one after it a `response.failed`. While a started turn says nothing,
 ///   `response.in_progress` is sent again from time to time.
@@ -100,6 +104,7 @@ pub struct Session {
     limits: Limits,
     sealer: Arc<dyn Sealer>,
     permit: Option<Permit>,
+    matches_histories: bool,
     opened_at: Duration,
     phase: Phase,
     lanes: Lanes,
@@ -142,6 +147,7 @@ struct Running {
 enum Stage {
     Loading(Box<CreateRequest>),
     Referring(Box<Referring>),
+    Matching(Box<Matching>),
     Making(Box<Turn>),
     Saving(Box<Finished>),
 }
@@ -161,6 +167,7 @@ impl Session {
             limits,
             sealer,
             permit,
+            matches_histories: false,
             opened_at: now.elapsed,
             phase: Phase::Open,
             lanes: Lanes::default(),
@@ -386,7 +393,9 @@ impl Session {
             let turns = self.running.values();
             turns.filter_map(move |running| match &running.stage {
                 Stage::Making(turn) => turn.keep_alive_due(interval),
-                Stage::Loading(_) | Stage::Referring(_) | Stage::Saving(_) => None,
+                Stage::Loading(_) | Stage::Referring(_) | Stage::Matching(_) | Stage::Saving(_) => {
+                    None
+                }
             })
         });
         silences.chain(self.age_deadline()).min()

@@ -1,6 +1,7 @@
 //! Turn: one response being made, from engine output to numbered events.
 
 mod compacting;
+mod matching;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use crate::create::CreateRequest;
 use crate::engine::{EngineOutput, FinishReason, ItemStart, Purpose, TurnRequest, Usage};
 use crate::event::{Event, Outlet, Sequence};
 use crate::failure::Failure;
+use crate::history::History;
 use crate::id::{IdSource, ResponseId};
 use crate::item::{Item, ItemKind};
 use crate::lane::LaneName;
@@ -25,6 +27,7 @@ use crate::steer::{Owed, Steer, SteerRefusal, Submissions};
 use crate::stored::Permit;
 use crate::tool::{Tool, ToolName};
 use crate::turn::compacting::Compacting;
+use crate::turn::matching::Whole;
 
 /// A turn whose engine was asked to start.
 #[derive(Debug)]
@@ -37,6 +40,11 @@ pub(crate) struct Turn {
     /// The tools that the chain's items offer besides those of the request.
     additional_tools: Arc<[Tool]>,
     parent: Option<Chain>,
+    /// The digest of the chain up to this input, where histories are matched.
+    history: Option<History>,
+    /// Set if the parent was found by its history: until the engine has started, or to the end
+    /// of a turn that may compact.
+    whole: Option<Box<Whole>>,
     /// What the chain carries after the input.
     carried: Carried,
     sealer: Arc<dyn Sealer>,
@@ -70,7 +78,8 @@ pub(crate) enum Progress {
 }
 
 impl Turn {
-    /// Checks the request against its parent and makes what the engine needs to start.
+    /// Checks the request against its parent. Returns what it asks for, for
+    /// [`Turn::first_run`].
     pub(crate) fn start(
         now: Now,
         id: ResponseId,
@@ -130,15 +139,6 @@ impl Turn {
             generate: request.generate,
             purpose: Purpose::Answer,
         };
-        let (compacting, asked) = if request.compact_now {
-            let (compacting, asked) = Compacting::alone(asked);
-            (Some(Box::new(compacting)), asked)
-        } else if asked.compact_threshold.is_some() {
-            let compacting = Compacting::watching(asked.clone());
-            (Some(Box::new(compacting)), asked)
-        } else {
-            (None, asked)
-        };
         let turn = Self {
             response: ResponseObject {
                 id,
@@ -150,6 +150,8 @@ impl Turn {
             request,
             additional_tools,
             parent,
+            history: None,
+            whole: None,
             carried,
             sealer,
             started: false,
@@ -157,10 +159,24 @@ impl Turn {
             output: Vec::new(),
             calls: Vec::new(),
             open: None,
-            compacting,
+            compacting: None,
             steers: Submissions::default(),
         };
         Ok((turn, Box::new(asked)))
+    }
+
+    /// What the engine is to be started with, for a turn that is asked for this.
+    pub(crate) fn first_run(&mut self, asked: Box<TurnRequest>) -> Box<TurnRequest> {
+        let (compacting, first) = if self.request.compact_now {
+            let (compacting, summary) = Compacting::alone(*asked);
+            (Some(compacting), Box::new(summary))
+        } else if asked.compact_threshold.is_some() {
+            (Some(Compacting::watching((*asked).clone())), asked)
+        } else {
+            (None, asked)
+        };
+        self.compacting = compacting.map(Box::new);
+        first
     }
 
     /// Folds one output in. Output that breaks the engine's contract changes nothing.
@@ -185,6 +201,11 @@ impl Turn {
         output: EngineOutput,
         actions: &mut VecDeque<Action>,
     ) -> Progress {
+        if let EngineOutput::Failed(failure) = &output
+            && let Some(request) = self.without_match(failure)
+        {
+            return Progress::Again(request);
+        }
         let compacting = self.compacting.as_deref_mut();
         if let Some(compacting) = compacting {
             if compacting.is_summarizing() {
@@ -301,7 +322,11 @@ impl Turn {
         let output = self.output.clone().into();
         let compacted = self.compacting.as_ref().and_then(|it| it.compacted());
         let chain = match compacted {
-            Some(asked) => Chain::compacted(asked, id, input, output, carried, state),
+            Some(asked) => {
+                let whole = self.whole.as_ref().map(|whole| Arc::clone(whole.input()));
+                let asked = whole.unwrap_or(asked);
+                Chain::compacted(asked, id, input, output, carried, state)
+            }
             None => Chain::append(self.parent.clone(), id, input, output, carried, state),
         };
         let (name, moment) = match reason {
@@ -439,6 +464,7 @@ impl Turn {
 
     fn announce_start(&mut self, actions: &mut VecDeque<Action>) {
         self.started = true;
+        self.whole.take_if(|_| self.compacting.is_none());
         for name in ["response.created", "response.in_progress"] {
             self.lifecycle(name, &Moment::InProgress, actions);
         }

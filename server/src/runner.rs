@@ -204,6 +204,12 @@ impl Runner {
                     };
                     self.replies.push(load.boxed());
                 }
+                // Nothing is kept for its history.
+                Action::Match { turn, .. } => {
+                    let now = self.server.clock.now();
+                    self.session.handle_matched(now, &mut RandomIds, turn, None);
+                }
+                Action::Keep { .. } => {}
                 Action::Start {
                     turn,
                     lane,

@@ -85,6 +85,10 @@ impl Session {
         let lane = self.lanes.of(name.as_ref());
         lane.running = None;
         let left_behind = lane.advance(chain.clone(), turn.is_warm_up());
+        if let Some(history) = turn.history_of(&chain) {
+            let chain = chain.clone();
+            self.actions.push_back(Action::Keep { history, chain });
+        }
         turn.send_terminal(terminal, &mut self.actions);
         self.log(
             origin,
@@ -103,7 +107,9 @@ impl Session {
     pub(super) fn end_early(&mut self, key: TurnKey, failure: Failure) {
         if let Some(Running { origin, stage }) = self.running.remove(&key) {
             match stage {
-                Stage::Loading(_) | Stage::Referring(_) => self.refuse(origin, failure),
+                Stage::Loading(_) | Stage::Referring(_) | Stage::Matching(_) => {
+                    self.refuse(origin, failure);
+                }
                 Stage::Making(turn) => self.fail(origin, turn, failure),
                 Stage::Saving(finished) => self.fail(origin, finished.turn, failure),
             }
@@ -242,10 +248,10 @@ impl Session {
                 (stage @ Stage::Saving(_), _) => {
                     self.running.insert(key, Running { origin, stage });
                 }
-                (Stage::Loading(_) | Stage::Referring(_), Why::Age) => {
+                (Stage::Loading(_) | Stage::Referring(_) | Stage::Matching(_), Why::Age) => {
                     self.refuse(origin, self.too_old());
                 }
-                (Stage::Loading(_) | Stage::Referring(_), Why::Drain) => {
+                (Stage::Loading(_) | Stage::Referring(_) | Stage::Matching(_), Why::Drain) => {
                     self.refuse(origin, Failure::server_shutting_down());
                 }
                 (Stage::Making(turn), _) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::action::{Action, TurnKey};
 use crate::chain::Chain;
 use crate::create::CreateRequest;
+use crate::engine::TurnRequest;
 use crate::failure::Failure;
 use crate::id::{IdSource, ResponseId};
 use crate::item::Item;
@@ -159,7 +160,7 @@ impl Session {
         Ok(())
     }
 
-    /// Starts the engine of a turn whose parent and whole input are there.
+    /// Starts a turn whose parent and whole input are there.
     pub(super) fn make(
         &mut self,
         now: Now,
@@ -176,18 +177,26 @@ impl Session {
         let (id, lane) = (origin.id.clone(), origin.lane.clone());
         let sealer = Arc::clone(&self.sealer);
         match Turn::start(now, id, lane, parent, request, sealer, &self.limits) {
-            Ok((making, request)) => {
-                let turn = origin.key;
-                let lane = origin.lane.clone();
-                self.actions.push_back(Action::Start {
-                    turn,
-                    lane,
-                    request,
-                });
-                let stage = Stage::Making(Box::new(making));
-                self.running.insert(turn, Running { origin, stage });
+            Ok((making, asked)) => {
+                let making = Box::new(making);
+                if self.matches_histories && origin.parent.is_none() {
+                    return self.look_for_history(origin, making, asked);
+                }
+                self.ask(origin, making, asked);
             }
             Err(failure) => self.refuse(origin, failure),
         }
+    }
+
+    /// Starts the engine for what the turn is asked for.
+    pub(super) fn ask(&mut self, origin: Origin, mut making: Box<Turn>, asked: Box<TurnRequest>) {
+        let turn = origin.key;
+        self.actions.push_back(Action::Start {
+            turn,
+            lane: origin.lane.clone(),
+            request: making.first_run(asked),
+        });
+        let stage = Stage::Making(making);
+        self.running.insert(turn, Running { origin, stage });
     }
 }

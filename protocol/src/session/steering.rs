@@ -61,9 +61,10 @@ impl Session {
             Some(running) => {
                 let refusal = match running.stage {
                     Stage::Saving(_) => SteerRefusal::AlreadyCompleted,
-                    Stage::Loading(_) | Stage::Referring(_) | Stage::Making(_) => {
-                        SteerRefusal::NotActive
-                    }
+                    Stage::Loading(_)
+                    | Stage::Referring(_)
+                    | Stage::Matching(_)
+                    | Stage::Making(_) => SteerRefusal::NotActive,
                 };
                 (running.origin.lane.as_ref(), refusal)
             }
@@ -174,7 +175,7 @@ impl Running {
     /// Bytes of the messages of the steers that this turn keeps, or is going to apply.
     fn steer_bytes(&self) -> usize {
         let own = match &self.stage {
-            Stage::Loading(_) | Stage::Referring(_) => 0,
+            Stage::Loading(_) | Stage::Referring(_) | Stage::Matching(_) => 0,
             Stage::Making(turn) => turn.steers().bytes(),
             Stage::Saving(finished) => finished.steer_bytes(),
         };

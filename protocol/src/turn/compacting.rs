@@ -304,8 +304,12 @@ impl Turn {
         let request = &compacting.request;
         // A quarter of the threshold, at four bytes a token.
         let budget = usize::try_from(compacting.threshold()).unwrap_or(usize::MAX);
-        let (parent, sealer) = (request.parent.as_ref(), &*self.sealer);
-        let compaction = Compaction::new(summary.text, parent, &request.input, budget, sealer);
+        let sealer = &*self.sealer;
+        let (parent, input) = match &self.whole {
+            Some(whole) => (None, whole.input()),
+            None => (request.parent.as_ref(), &request.input),
+        };
+        let compaction = Compaction::new(summary.text, parent, input, budget, sealer);
         let made = item(&summary.item_id, &compaction.seal(sealer));
         let made = made.with_revealed(&compaction.text());
         let mut outlet = Outlet {
@@ -321,7 +325,7 @@ impl Turn {
         // It stands for all but the tools that were offered.
         self.request.input = match &*self.carried.standing.tools {
             [] => Arc::default(),
-            _ => compaction::tools_offered(parent, &request.input),
+            _ => compaction::tools_offered(parent, input),
         };
         // The items that they were read from are dropped, with the messages those came in.
         self.carried.standing = self.carried.standing.detached();

@@ -9,7 +9,7 @@ mod steers;
 #[path = "../runner/watch.rs"]
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use turnwire_protocol::chain::{Chain, EngineState};
 use turnwire_protocol::engine::{
     EngineFailure, EngineFailureKind, EngineOutput, FinishReason, ItemStart, Usage,
 };
+use turnwire_protocol::history::{History, Prefix};
 use turnwire_protocol::id::IdSource;
 use turnwire_protocol::lane::LaneName;
 use turnwire_protocol::limits::Limits;
@@ -82,6 +83,9 @@ pub(crate) fn hear(message: &[u8]) {
             Some(Permit::grant()),
             now,
         );
+        if transport == Transport::Http {
+            session.match_histories();
+        }
         session.handle_message(now, &mut ids, message.to_vec().into());
         let mut answers = 0;
         while let Some(action) = session.poll_action() {
@@ -91,9 +95,10 @@ pub(crate) fn hear(message: &[u8]) {
                     assert!(watch.check(&event, transport).is_ok(), "{event:?}");
                     answers += 1;
                 }
-                Action::Load { .. } | Action::LoadItems { .. } | Action::Start { .. } => {
-                    answers += 1
-                }
+                Action::Load { .. }
+                | Action::LoadItems { .. }
+                | Action::Match { .. }
+                | Action::Start { .. } => answers += 1,
                 Action::Ended { .. } => {}
                 other => panic!("not an answer: {other:?}"),
             }
@@ -165,6 +170,11 @@ struct Play {
     loading: BTreeMap<TurnKey, String>,
     /// How many items each turn has asked for.
     referring: BTreeMap<TurnKey, usize>,
+    /// What was looked for, and what is there to be found.
+    looking: BTreeMap<TurnKey, Vec<Prefix>>,
+    kept: HashMap<History, Chain>,
+    /// Turns that continue what was found, and may have to do without it.
+    matched: BTreeSet<TurnKey>,
     making: BTreeMap<TurnKey, Making>,
     /// The lane of each turn that was started.
     lanes: BTreeMap<TurnKey, Option<String>>,
@@ -228,6 +238,9 @@ impl Play {
             ended: BTreeSet::new(),
             loading: BTreeMap::new(),
             referring: BTreeMap::new(),
+            looking: BTreeMap::new(),
+            kept: HashMap::new(),
+            matched: BTreeSet::new(),
             making: BTreeMap::new(),
             lanes: BTreeMap::new(),
             speaking: BTreeMap::new(),
@@ -265,6 +278,11 @@ impl Play {
                 let output = self.output(turn, script);
                 self.session
                     .handle_output(self.now, &mut self.ids, turn, output);
+            }
+            10 if what % 32 == 10 && !self.looking.is_empty() => {
+                let looking: Vec<TurnKey> = self.looking.keys().copied().collect();
+                let turn = script.pick(&looking).copied().unwrap_or(TurnKey(7));
+                self.answer_match(turn, what > 60);
             }
             10 if what > 127 || !self.referring.is_empty() => {
                 let referring: Vec<TurnKey> = self.referring.keys().copied().collect();
@@ -329,6 +347,7 @@ impl Play {
                 self.assert_no_silence();
             }
             _ if what == 255 => self.session.handle_drain(self.now),
+            _ if what == 223 => self.session.match_histories(),
             _ if what == 239 => self.session.handle_oversized(self.now),
             _ => {
                 let message = self.steer(script);
@@ -429,7 +448,8 @@ impl Play {
         let text = ["a", "", "\"\u{0}é"][usize::from(byte % 3)].to_owned();
         let (output, next) = match (making, byte) {
             (_, 250..) => (self.nonsense(script, text), making),
-            (_, 246..) => (failed(), making),
+            (_, 248..) => (failed(EngineFailureKind::Invalid), making),
+            (_, 246..) => (failed(EngineFailureKind::Overloaded), making),
             (Making::Asked, _) => (EngineOutput::Started, Making::BetweenItems),
             (Making::AskedToWarmUp, _) => (EngineOutput::Started, Making::WarmingUp),
             (Making::AskedToWatch, _) => (EngineOutput::Started, Making::Watching),
@@ -510,6 +530,25 @@ impl Play {
         }
     }
 
+    /// Answers a search with the longest of what was kept, or with nothing.
+    fn answer_match(&mut self, turn: TurnKey, find: bool) {
+        let prefixes = self.looking.remove(&turn).unwrap_or_default();
+        let found = prefixes.iter().filter(|_| find).find_map(|prefix| {
+            let chain = self.kept.get(&prefix.history)?;
+            Some((prefix.items, chain.clone()))
+        });
+        if let Some((items, chain)) = &found {
+            let links = chain.ancestry();
+            let held: usize = links
+                .map(|link| link.input().len() + link.output().len())
+                .sum();
+            assert_eq!(held, *items, "a chain of another length has this history");
+            self.matched.insert(turn);
+        }
+        self.session
+            .handle_matched(self.now, &mut self.ids, turn, found);
+    }
+
     fn carry_out(&mut self) {
         self.ended_on = None;
         while let Some(action) = self.session.poll_action() {
@@ -559,6 +598,7 @@ impl Play {
                     assert!(!self.ended.contains(&turn), "started after its end");
                     self.loading.remove(&turn);
                     self.referring.remove(&turn);
+                    self.looking.remove(&turn);
                     let asked = match request.generate {
                         true => Making::Asked,
                         false => Making::AskedToWarmUp,
@@ -568,9 +608,18 @@ impl Play {
                         None => asked,
                     };
                     let former = self.making.insert(turn, asked);
-                    let again = matches!(former, Some(Making::Over));
+                    let refused = former.is_some() && self.matched.remove(&turn);
+                    let again = refused || matches!(former, Some(Making::Over));
                     assert!(former.is_none() || again, "started twice");
                 }
+                Action::Match { turn, prefixes } => {
+                    self.loading.remove(&turn);
+                    self.referring.remove(&turn);
+                    let longest = prefixes.first().expect("something is looked for");
+                    assert_eq!(longest.items, prefixes.len(), "a beginning is left out");
+                    self.looking.insert(turn, prefixes);
+                }
+                Action::Keep { history, chain } => drop(self.kept.insert(history, chain)),
                 Action::WrapUp { turn } => {
                     assert!(self.making.contains_key(&turn), "it is not being made");
                     assert!(self.wrapping_up.insert(turn), "asked twice");
@@ -605,11 +654,12 @@ impl Play {
                     self.making.remove(&turn);
                     self.loading.remove(&turn);
                     self.referring.remove(&turn);
+                    self.looking.remove(&turn);
                     self.saving.remove(&turn);
                 }
                 Action::Close { .. } => self.closed = true,
             }
-            let waiting = self.loading.len() + self.referring.len();
+            let waiting = self.loading.len() + self.referring.len() + self.looking.len();
             let running = waiting + self.making.len() + self.saving.len();
             assert!(running <= RUNNING, "{running} turns run at once");
         }
@@ -685,12 +735,15 @@ impl Play {
                 let items = vec![None; asked];
                 self.session
                     .handle_items(self.now, &mut self.ids, turn, Ok(items));
+            } else if let Some((&turn, _)) = self.looking.first_key_value() {
+                self.answer_match(turn, true);
             } else if let Some((turn, _)) = self.saving.pop_first() {
                 self.session
                     .handle_saved(self.now, &mut self.ids, turn, Ok(()));
             } else if let Some((turn, _)) = self.making.pop_first() {
+                let failure = failed(EngineFailureKind::Overloaded);
                 self.session
-                    .handle_output(self.now, &mut self.ids, turn, failed());
+                    .handle_output(self.now, &mut self.ids, turn, failure);
             } else {
                 break;
             }
@@ -716,6 +769,7 @@ impl Play {
         drop(self.session);
         drop(self.stored);
         drop(self.saving);
+        drop(self.kept);
         assert!(
             self.states.iter().all(|state| state.strong_count() == 0),
             "a link outlives its connection"
@@ -723,9 +777,9 @@ impl Play {
     }
 }
 
-fn failed() -> EngineOutput {
+fn failed(kind: EngineFailureKind) -> EngineOutput {
     EngineOutput::Failed(EngineFailure {
-        kind: EngineFailureKind::Overloaded,
+        kind,
         message: "Busy.".to_owned(),
         param: None,
     })

@@ -4,7 +4,8 @@
 //! == A title. The lines up to the next title are one conversation.
 //! # A comment.
 //! limits running_responses=1          before anything else: limits, `transport http`, and
-//!                                     `permit none` for a session that may not store
+//!                                     `permit none` for a session that may not store,
+//!                                     `matching`, for a session that matches histories
 //! > {"type":"response.create",…}      the client sends this text
 //! compact {"model":"m",…}             the body of a request for a compaction
 //! < response.created response.id=$r   the session sends this event; a name in dollars that is
@@ -17,6 +18,8 @@
 //! engine t1: text "a" times 9         one long piece
 //! load t1 / loaded t1: found|none     the session asks the store, and is answered
 //! load-items t1 ids=["$i"]            it asks for items; items t1: all|none answers
+//! match t1 items=[3,2,1]              it looks for what it was given the first items of
+//! matched t1: found|none              the longest of those that were kept, which it has to have
 //! save t1 / saved t1: ok|failed
 //! stop t1, wrap-up t1, ended t1 outcome=…, close code=1001
 //! ~ 90s                               time passes; the session is woken when it asked for it
@@ -24,13 +27,13 @@
 //! ```
 //!
 //! Everything that the session does must be expected, in this order; only `ended` may be left
-//! out. What must hold of every event whatever the conversation is in [`watch`].
+//! out. What the session wants kept for its history is kept, over every `reconnect`. What must hold of every event whatever the conversation is in [`watch`].
 
 mod engine;
 mod expect;
 pub(crate) mod watch;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -42,6 +45,7 @@ use turnwire_protocol::action::{Action, TurnKey};
 use turnwire_protocol::chain::Chain;
 use turnwire_protocol::engine::{Purpose, TextFormat, TurnRequest};
 use turnwire_protocol::event::Event;
+use turnwire_protocol::history::{History, Prefix};
 use turnwire_protocol::id::IdSource;
 use turnwire_protocol::item::Item;
 use turnwire_protocol::limits::Limits;
@@ -166,6 +170,7 @@ struct Stage {
     session: Option<Session>,
     transport: Transport,
     permit: Option<Permit>,
+    matching: bool,
     limits: Limits,
     now: Now,
     ids: Counter,
@@ -177,6 +182,8 @@ struct Stage {
     asked: BTreeMap<TurnKey, String>,
     asked_items: BTreeMap<TurnKey, Vec<Arc<str>>>,
     stored: BTreeMap<String, Chain>,
+    looking: BTreeMap<TurnKey, Vec<Prefix>>,
+    kept: HashMap<History, Chain>,
     watch: Watch,
     events: Vec<Event>,
     skipping: bool,
@@ -188,6 +195,7 @@ impl Default for Stage {
             session: None,
             transport: Transport::WebSocket,
             permit: Some(Permit::grant()),
+            matching: false,
             limits: Limits::default(),
             now: START,
             ids: Counter::default(),
@@ -198,6 +206,8 @@ impl Default for Stage {
             asked: BTreeMap::new(),
             asked_items: BTreeMap::new(),
             stored: BTreeMap::new(),
+            looking: BTreeMap::new(),
+            kept: HashMap::new(),
             watch: Watch::default(),
             events: Vec::new(),
             skipping: false,
@@ -218,14 +228,17 @@ impl Stage {
                 self.permit = None;
                 Ok(())
             }
+            "matching" => {
+                self.matching = true;
+                Ok(())
+            }
             "..." => {
                 self.skipping = true;
                 Ok(())
             }
             "<" => self.expect_event(rest),
-            "start" | "load" | "load-items" | "save" | "stop" | "wrap-up" | "ended" | "close" => {
-                self.expect_action(word, rest)
-            }
+            "start" | "load" | "load-items" | "match" | "save" | "stop" | "wrap-up" | "ended"
+            | "close" => self.expect_action(word, rest),
             _ => {
                 self.nothing_left()?;
                 self.act(word, rest)
@@ -285,6 +298,19 @@ impl Stage {
                     session.handle_items(now, ids, key, Ok(items));
                 });
             }
+            "matched" => {
+                let key = self.turn(turn)?;
+                let prefixes = self.looking.remove(&key).ok_or("nothing was looked for")?;
+                let mut found = prefixes.into_iter().filter_map(|prefix| {
+                    let chain = self.kept.get(&prefix.history)?;
+                    Some((prefix.items, chain.clone()))
+                });
+                let found = match argument {
+                    "found" => Some(found.next().ok_or("nothing of that was kept")?),
+                    _ => None,
+                };
+                self.drive(|session, now, ids| session.handle_matched(now, ids, key, found));
+            }
             "saved" => {
                 let key = self.turn(turn)?;
                 let chain = self.saving.remove(&key).ok_or("nothing was to be saved")?;
@@ -311,11 +337,18 @@ impl Stage {
         let session = self.session.get_or_insert_with(|| {
             let sealer = Arc::new(Transparent);
             let limits = self.limits.clone();
-            Session::new(self.transport, limits, sealer, self.permit, self.now)
+            let mut session = Session::new(self.transport, limits, sealer, self.permit, self.now);
+            if self.matching {
+                session.match_histories();
+            }
+            session
         });
         feed(session, self.now, &mut self.ids);
         while let Some(action) = session.poll_action() {
-            self.actions.push_back(action);
+            match action {
+                Action::Keep { history, chain } => drop(self.kept.insert(history, chain)),
+                action => self.actions.push_back(action),
+            }
         }
     }
 
@@ -438,6 +471,12 @@ impl Stage {
                 self.asked_items.insert(turn, ids);
                 ("load-items", Some(turn), seen)
             }
+            Action::Match { turn, prefixes } => {
+                let items: Vec<usize> = prefixes.iter().map(|prefix| prefix.items).collect();
+                self.looking.insert(turn, prefixes);
+                ("match", Some(turn), json!({"items": items}))
+            }
+            Action::Keep { .. } => return Err("a chain to keep is no line".to_owned()),
             Action::Start { turn, request, .. } => {
                 ("start", Some(turn), describe_request(&request))
             }
