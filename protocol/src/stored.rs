@@ -78,8 +78,18 @@ pub struct StoredResponse {
     /// Its items and those of its parents.
     pub chain: Chain,
     /// The conversation that goes on with `chain` once this is stored.
-    pub conversation: Option<ConversationId>,
+    pub conversation: Option<ConversationStep>,
     _permit: Permit,
+}
+
+/// A conversation on its way to a response that was made in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConversationStep {
+    pub id: ConversationId,
+    /// What it ended with when the response was begun; none if it had no items. Nothing is stored
+    /// if it ends with anything else by now. A compaction begins a chain anew, so this need not
+    /// be the parent of the response.
+    pub from: Option<ResponseId>,
 }
 
 impl StoredResponse {

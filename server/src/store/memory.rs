@@ -13,7 +13,7 @@ use turnwire_protocol::chain::Chain;
 use turnwire_protocol::id::{self, ConversationId, ResponseId};
 use turnwire_protocol::item::Item;
 use turnwire_protocol::session::SaveFailed;
-use turnwire_protocol::stored::{ResponseText, Status, StoredResponse};
+use turnwire_protocol::stored::{ConversationStep, ResponseText, Status, StoredResponse};
 
 use super::{Conversation, ShownResponse};
 use crate::auth::Tenant;
@@ -122,9 +122,9 @@ impl MemoryStore {
         if alone > self.budget_bytes {
             return Err(SaveFailed::TooLarge);
         }
-        if let Some(id) = record.conversation.clone() {
-            let chain = &record.chain;
-            shelf.advance(&(owner, id), chain.parent(), Some(chain.clone()), &mut gone)?;
+        if let Some(ConversationStep { id, from }) = &record.conversation {
+            let key = (owner, id.clone());
+            shelf.advance(&key, from.as_ref(), Some(record.chain.clone()), &mut gone)?;
         }
         shelf.put(owner, record, &mut gone);
         shelf.shrink_to(self.budget_bytes, &mut gone);
@@ -194,14 +194,7 @@ impl MemoryStore {
         if alone > self.budget_bytes {
             return Err(SaveFailed::TooLarge);
         }
-        let key = (owner, id.clone());
-        let now = shelf.conversations.get(&key);
-        let now = now.ok_or(SaveFailed::ConversationMoved)?;
-        let now = now.conversation.chain.clone();
-        if now.as_ref().map(Chain::id) != from {
-            return Err(SaveFailed::ConversationMoved);
-        }
-        shelf.advance(&key, now.as_ref(), to, &mut gone)?;
+        shelf.advance(&(owner, id.clone()), from, to, &mut gone)?;
         shelf.shrink_to(self.budget_bytes, &mut gone);
         drop(shelf);
         Ok(())
@@ -294,13 +287,14 @@ impl Shelf {
     fn advance(
         &mut self,
         key: &ConversationKey,
-        from: Option<&Chain>,
+        from: Option<&ResponseId>,
         to: Option<Chain>,
         gone: &mut Vec<Link>,
     ) -> Result<(), SaveFailed> {
         let named = self.conversations.get(key);
-        let chain = named.map(|named| named.conversation.chain.as_ref().map(Chain::id));
-        if chain != Some(from.map(Chain::id)) {
+        let before = named.map(|named| named.conversation.chain.clone());
+        let before = before.ok_or(SaveFailed::ConversationMoved)?;
+        if before.as_ref().map(Chain::id) != from {
             return Err(SaveFailed::ConversationMoved);
         }
         if let Some(to) = &to {
@@ -313,8 +307,8 @@ impl Shelf {
             named.age = age;
             named.conversation.chain = to;
         }
-        if let Some(from) = from {
-            self.unpin(key.0, from, gone);
+        if let Some(before) = before {
+            self.unpin(key.0, &before, gone);
         }
         Ok(())
     }
@@ -618,8 +612,25 @@ mod tests {
         );
         let chain = store.conversation(owner, &id).unwrap().chain.unwrap();
         assert!(chain.is(&second));
-        advance(Some(&second), None).unwrap();
+        // A compaction begins the chain anew.
+        let compacted = link(None, "compacted");
+        let text = ResponseText {
+            before: Bytes::new(),
+            after: Bytes::new(),
+        };
+        let (permit, status) = (Permit::grant(), Status::Completed);
+        let mut record = StoredResponse::new(permit, status, 0, text, compacted.clone());
+        for (from, outcome) in [
+            (None, Err(SaveFailed::ConversationMoved)),
+            (Some(second.id().clone()), Ok(())),
+        ] {
+            let id = id.clone();
+            record.conversation = Some(ConversationStep { id, from });
+            assert_eq!(store.save(owner, record.clone()), outcome);
+        }
         assert!(store.item(owner, "item_of_first").is_none());
+        advance(Some(&compacted), None).unwrap();
+        assert!(store.delete(owner, compacted.id()));
         assert!(!store.delete_conversation(Tenant::of_key(b"other"), &id));
         assert!(store.delete_conversation(owner, &id));
         assert_eq!(bytes(&store), 0);
