@@ -15,7 +15,8 @@ use turnwire_prompt::grammar::Grammar;
 use turnwire_prompt::{Before, Plan};
 use turnwire_protocol::chain::{Chain, EngineState};
 use turnwire_protocol::engine::{
-    EngineFailure, EngineFailureKind, EngineOutput, FinishReason, TextFormat, TurnRequest, Usage,
+    EngineFailure, EngineFailureKind, EngineOutput, FinishReason, Purpose, TextFormat, TurnRequest,
+    Usage,
 };
 use turnwire_protocol::item::Item;
 
@@ -50,8 +51,10 @@ pub(crate) struct Front {
 /// What became of a request.
 enum Prepared {
     Job(Box<Job>),
-    /// Its prompt is as long as the request says it must not be.
-    AtThreshold {
+    /// Its prompt has so many tokens, and more was not to be found out, or needs not be, because
+    /// it is as long as the request says it must not be.
+    Counted {
+        reason: FinishReason,
         input_tokens: u64,
     },
 }
@@ -69,10 +72,13 @@ impl Front {
                     refuse(&output, stopped());
                 }
             }
-            Ok(Ok(Prepared::AtThreshold { input_tokens })) => {
+            Ok(Ok(Prepared::Counted {
+                reason,
+                input_tokens,
+            })) => {
                 let _ = output.try_send(EngineOutput::Started);
                 let _ = output.try_send(EngineOutput::Finished {
-                    reason: FinishReason::ContextThreshold,
+                    reason,
                     usage: Usage {
                         input_tokens,
                         ..Usage::default()
@@ -107,8 +113,13 @@ impl Front {
         };
         let mut prompt = length(parent.as_deref(), &delta);
         let threshold = request.compact_threshold;
-        if threshold.is_some_and(|threshold| prompt as u64 >= threshold) {
-            return Ok(Prepared::AtThreshold {
+        let is_counted = request.purpose == Purpose::Count;
+        if is_counted || threshold.is_some_and(|threshold| prompt as u64 >= threshold) {
+            return Ok(Prepared::Counted {
+                reason: match is_counted {
+                    true => FinishReason::Stop,
+                    false => FinishReason::ContextThreshold,
+                },
                 input_tokens: prompt as u64,
             });
         }

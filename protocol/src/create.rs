@@ -58,13 +58,23 @@ pub(crate) struct CreateRequest {
     pub(crate) truncate: bool,
     /// Tokens of a prompt that is compacted before it is answered.
     pub(crate) compact_threshold: Option<u64>,
-    /// Compact, and do nothing else.
-    pub(crate) compact_now: bool,
+    pub(crate) task: Task,
     pub(crate) generate: bool,
     /// None if the response must not be stored.
     pub(crate) permit: Option<Permit>,
     /// The members of the response object that follow from the request alone.
     pub(crate) echo: Bytes,
+}
+
+/// What a request is for. Nothing but an answer is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Or a warm-up.
+    Answer,
+    /// Compact, and do nothing else.
+    Compact,
+    /// Count the tokens of the prompt, and do nothing else.
+    Count,
 }
 
 /// Whether the body of a POST asks for SSE. False for a body that a session would refuse.
@@ -96,13 +106,16 @@ impl CreateRequest {
         let generate = Field::optional("generate", members.generate, Field::boolean)?;
         let cache_options = members.prompt_cache_options;
         let prewarm = Field::optional("prompt_cache_options", cache_options, settings::prewarm)?;
-        // A warm-up can be asked for in two ways.
-        let generate = generate.unwrap_or(true) && !prewarm.unwrap_or(false);
+        // A warm-up can be asked for in two ways, instead of an answer only.
+        let is_warm_up = !generate.unwrap_or(true) || prewarm.unwrap_or(false);
+        let generate = !is_warm_up || terms.task != Task::Answer;
         let input = read_input(Field::named("input", members.input), message)?;
         let input = sealed::open(input, sealer)?;
-        let (input, compact_now) = input::take_trigger(input, generate)?;
+        let (input, has_trigger) = input::take_trigger(input, generate)?;
         // Codex opens with a warm-up of nothing but instructions and tools, or not even those.
-        if input.is_empty() && parent.is_none() && generate {
+        // What is counted may be nothing, too.
+        let may_be_empty = parent.is_some() || !generate || terms.task == Task::Count;
+        if input.is_empty() && !may_be_empty {
             return Err(Failure::missing_required_parameter("input"));
         }
         let instructions = Field::named("instructions", members.instructions);
@@ -142,7 +155,7 @@ impl CreateRequest {
         let text = Text::read(Field::named("text", members.text), message)?;
         let reasoning = Reasoning::read(Field::named("reasoning", members.reasoning))?;
         let store = Field::optional("store", members.store, Field::boolean)?.unwrap_or(true);
-        let permit = terms.permit.filter(|_| store);
+        let permit = terms.permit.filter(|_| store && terms.task == Task::Answer);
 
         // What is only shown again, or not even that, must be right all the same.
         let truncation = Field::named("truncation", members.truncation);
@@ -215,10 +228,18 @@ impl CreateRequest {
             reasoning_effort: reasoning.effort.map(Arc::from),
             truncate,
             compact_threshold: compact_threshold.flatten(),
-            compact_now,
+            task: match terms.task {
+                Task::Answer if has_trigger => Task::Compact,
+                task => task,
+            },
             generate,
             permit,
         })
+    }
+
+    /// Whether a response to it may have output.
+    pub(crate) fn wants_output(&self) -> bool {
+        self.generate && self.task != Task::Count
     }
 
     /// The same settings without the input, for a turn that continues the one made by this
@@ -231,18 +252,6 @@ impl CreateRequest {
             format: update.format.or(self.format),
             reasoning_effort: update.reasoning_effort.or(self.reasoning_effort),
             standing: Standing::default(),
-            ..self
-        }
-    }
-}
-
-impl CreateRequest {
-    /// The same request as one for a compaction, which is not stored and never a warm-up.
-    pub(crate) fn for_compaction(self) -> Self {
-        Self {
-            compact_now: true,
-            generate: true,
-            permit: None,
             ..self
         }
     }
@@ -329,6 +338,7 @@ const KNOWN_MEMBERS: &[&str] = &[
     "moderation",
     "multi_agent",
     "parallel_tool_calls",
+    "personality",
     "presence_penalty",
     "previous_response_id",
     "prompt",

@@ -5,6 +5,9 @@
 //! opened by `ItemStarted` and closed by `ItemDone`; then `Finished` or `Failed`, and nothing
 //! after it. An item still open at `Finished` was cut and ends `incomplete`.
 //!
+//! A turn whose purpose is to count ([`Purpose::Count`]) is answered by `Started` and `Finished`
+//! with [`FinishReason::Stop`] alone, if the engine can tell so much without making output.
+//!
 //! An engine can be asked to wrap up ([`crate::action::Action::WrapUp`]), because the user has
 //! something to say. It then ends the open message or reasoning soon, at the end of a sentence
 //! say, lets an open call be completed, starts no other item, and finishes with
@@ -69,6 +72,8 @@ pub enum Purpose {
     Answer,
     /// It becomes part of a compaction item: the last item of the input asks for a summary.
     Summary,
+    /// There is none: only `input_tokens` of [`Usage`] is wanted, of a prompt of any length.
+    Count,
 }
 
 impl TurnRequest {
@@ -102,6 +107,11 @@ impl TurnRequest {
 }
 
 impl TurnRequest {
+    /// Whether the engine is to make output.
+    pub fn wants_output(&self) -> bool {
+        self.generate && self.purpose != Purpose::Count
+    }
+
     /// Every tool that the model may call, unless the choice among them forbids it.
     pub fn offered(&self) -> impl Iterator<Item = &Tool> {
         self.tools.offered.iter().chain(&*self.additional_tools)

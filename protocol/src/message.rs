@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
-use crate::create::CreateRequest;
+use crate::create::{CreateRequest, Task};
 use crate::failure::Failure;
 use crate::field::{Field, members};
 use crate::id::ResponseId;
@@ -64,6 +64,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) sealer: &'a dyn Sealer,
     /// None if nothing may be stored, whatever a request says.
     pub(crate) permit: Option<Permit>,
+    /// What a create is for, unless it says so itself.
+    pub(crate) task: Task,
 }
 
 impl ClientMessage {
@@ -101,22 +103,11 @@ fn read_members(message: &Bytes, transport: Transport) -> Result<Members<'_>, Fa
 }
 
 impl Create {
-    /// Reads the body of a request to compact, whose members are those of a create.
-    pub(crate) fn parse_compact(message: &Bytes, terms: Terms<'_>) -> Result<Self, Failure> {
+    /// Reads the body of a request whose path says what it is for. Its members are those of a
+    /// create.
+    pub(crate) fn parse_body(message: &Bytes, terms: Terms<'_>) -> Result<Self, Failure> {
         let members = read_members(message, terms.transport)?;
-        let create = Self::parse(message, &members, terms)?;
-        let parent = create.parent.as_ref();
-        let compact = |request: Box<CreateRequest>| {
-            // Only a warm-up may be about nothing.
-            if request.input.is_empty() && parent.is_none() {
-                return Err(Failure::missing_required_parameter("input"));
-            }
-            Ok(Box::new(request.for_compaction()))
-        };
-        Ok(Self {
-            request: create.request.and_then(compact),
-            ..create
-        })
+        Self::parse(message, &members, terms)
     }
 
     fn parse(message: &Bytes, members: &Members<'_>, terms: Terms<'_>) -> Result<Self, Failure> {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use crate::action::{Action, TurnKey};
 use crate::chain::Chain;
-use crate::create::CreateRequest;
+use crate::create::{CreateRequest, Task};
 use crate::engine::EngineOutput;
 use crate::failure::Failure;
 use crate::id::IdSource;
@@ -188,7 +188,7 @@ impl Session {
         if !self.takes(now, &message) {
             return;
         }
-        match ClientMessage::parse(&message, self.terms()) {
+        match ClientMessage::parse(&message, self.terms(Task::Answer)) {
             Ok(ClientMessage::Create(create)) => self.admit(ids, create, message.len()),
             Ok(ClientMessage::Cancel(target)) => self.cancel(&target),
             Ok(ClientMessage::Steer(steer)) => self.steer(now, ids, steer),
@@ -208,22 +208,38 @@ impl Session {
         reason = "a message goes over to the session, which keeps slices of it"
     )]
     pub fn handle_compact(&mut self, now: Now, ids: &mut dyn IdSource, message: Bytes) {
-        if !self.takes(now, &message) {
+        self.handle_task(now, ids, &message, Task::Compact);
+    }
+
+    /// The body of a POST that asks how many tokens the prompt of a create has, which it has the
+    /// members of. It is answered like one: the number is in the `usage` of a response that is
+    /// empty and not stored. A prompt that no model could be given is counted as well.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a message goes over to the session, which keeps slices of it"
+    )]
+    pub fn handle_count(&mut self, now: Now, ids: &mut dyn IdSource, message: Bytes) {
+        self.handle_task(now, ids, &message, Task::Count);
+    }
+
+    fn handle_task(&mut self, now: Now, ids: &mut dyn IdSource, message: &Bytes, task: Task) {
+        if !self.takes(now, message) {
             return;
         }
-        match Create::parse_compact(&message, self.terms()) {
+        match Create::parse_body(message, self.terms(task)) {
             Ok(create) => self.admit(ids, create, message.len()),
             Err(failure) => self.send_error(None, failure),
         }
         self.go_on(now);
     }
 
-    fn terms(&self) -> Terms<'_> {
+    fn terms(&self, task: Task) -> Terms<'_> {
         Terms {
             transport: self.transport,
             strict: self.limits.strict,
             sealer: &*self.sealer,
             permit: self.permit,
+            task,
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::action::Action;
 use crate::chain::{CallKind, Carried, Chain, EngineState, PendingCall};
-use crate::create::CreateRequest;
+use crate::create::{CreateRequest, Task};
 use crate::engine::{EngineOutput, FinishReason, ItemStart, Purpose, TurnRequest, Usage};
 use crate::event::{Event, Outlet, Sequence};
 use crate::failure::Failure;
@@ -135,9 +135,12 @@ impl Turn {
             format: format.unwrap_or_default(),
             reasoning_effort: effort,
             truncate: request.truncate,
-            compact_threshold: request.compact_threshold.filter(|_| request.generate),
+            compact_threshold: request.compact_threshold.filter(|_| request.wants_output()),
             generate: request.generate,
-            purpose: Purpose::Answer,
+            purpose: match request.task {
+                Task::Answer | Task::Compact => Purpose::Answer,
+                Task::Count => Purpose::Count,
+            },
         };
         let turn = Self {
             response: ResponseObject {
@@ -167,7 +170,7 @@ impl Turn {
 
     /// What the engine is to be started with, for a turn that is asked for this.
     pub(crate) fn first_run(&mut self, asked: Box<TurnRequest>) -> Box<TurnRequest> {
-        let (compacting, first) = if self.request.compact_now {
+        let (compacting, first) = if self.request.task == Task::Compact {
             let (compacting, summary) = Compacting::alone(*asked);
             (Some(compacting), Box::new(summary))
         } else if asked.compact_threshold.is_some() {
@@ -261,7 +264,7 @@ impl Turn {
             actions,
         };
         match (piece, &mut self.open) {
-            (EngineOutput::ItemStarted(start), open @ None) if self.request.generate => {
+            (EngineOutput::ItemStarted(start), open @ None) if self.request.wants_output() => {
                 let index = self.output.len();
                 let mut call = |kind, name: ToolName| {
                     let offered = &self.request.tools.offered;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use turnwire_local_engine::{Options, Tier};
 use turnwire_protocol::chain::{Carried, Chain};
+use turnwire_protocol::engine::{EngineOutput, FinishReason, Purpose, TurnRequest};
 use turnwire_protocol::id::ResponseId;
 use turnwire_protocol::item::Item;
 
@@ -184,6 +185,41 @@ fn a_warm_up_prefills_and_the_turn_after_it_finds_everything_there() {
     let mut nothing = request(Some(&chain), &[]);
     nothing.generate = false;
     assert_eq!(run(&engine, nothing).0.prefilled(), 0);
+}
+
+#[test]
+fn a_count_is_that_of_the_turn_and_takes_no_cells() {
+    let engine = load(Options {
+        kv_cells: Some(512),
+        ..Options::default()
+    });
+    let (first, chain) = run(&engine, request(None, &[&user("Hello.")]));
+    let used = || engine.inspect(&first.state).expect("own").used_cells;
+    let (before, steps) = (used(), engine.stats().steps);
+    let count = |turn: &TurnRequest| {
+        let mut count = turn.clone();
+        count.purpose = Purpose::Count;
+        let outputs: Vec<EngineOutput> = {
+            let mut outputs = start(&engine, count);
+            std::iter::from_fn(|| outputs.blocking_recv()).collect()
+        };
+        let [
+            EngineOutput::Started,
+            EngineOutput::Finished { reason, usage, .. },
+        ] = &outputs[..]
+        else {
+            panic!("{outputs:?}")
+        };
+        assert_eq!(*reason, FinishReason::Stop);
+        assert_eq!((usage.cached_tokens, usage.output_tokens), (0, 0));
+        usage.input_tokens
+    };
+    let next = request(Some(&chain), &[&user("Go on.")]);
+    let counted = count(&next);
+    // One that does not fit is counted as well.
+    assert!(count(&request(Some(&chain), &[&user(&"It rained. ".repeat(300))])) > 512);
+    assert_eq!((used(), engine.stats().steps), (before, steps));
+    assert_eq!(counted, run(&engine, next).0.usage.input_tokens);
 }
 
 #[test]

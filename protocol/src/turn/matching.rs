@@ -8,6 +8,7 @@
 use std::sync::Arc;
 
 use crate::chain::{Carried, Chain};
+use crate::create::Task;
 use crate::engine::{EngineFailure, EngineFailureKind, TurnRequest};
 use crate::history::{History, Prefix, Premise};
 use crate::item::Item;
@@ -33,9 +34,10 @@ impl Turn {
     }
 
     /// The digest of the chain that this turn has become. None if it is not to be found again: a
-    /// turn that only compacts has made what begins another conversation.
+    /// turn that only compacts has made what begins another conversation, and one that counts has
+    /// made nothing.
     pub(crate) fn history_of(&self, chain: &Chain) -> Option<History> {
-        let before = self.history.filter(|_| !self.request.compact_now)?;
+        let before = self.history.filter(|_| self.request.task == Task::Answer)?;
         let compacted = self.compacting.as_ref().and_then(|it| it.compacted());
         let (before, input) = match compacted {
             None => (before, &[][..]),

@@ -8,6 +8,7 @@
 //!                                     `matching`, for a session that matches histories
 //! > {"type":"response.create",…}      the client sends this text
 //! compact {"model":"m",…}             the body of a request for a compaction
+//! count {"model":"m",…}               the body of a request to count tokens
 //! < response.created response.id=$r   the session sends this event; a name in dollars that is
 //!                                     new takes the value, a known one must equal it
 //! < error !stream_id                  the event has no such member
@@ -257,6 +258,10 @@ impl Stage {
             "compact" => {
                 let message = Bytes::from(self.substitute(rest));
                 self.drive(|session, now, ids| session.handle_compact(now, ids, message));
+            }
+            "count" => {
+                let message = Bytes::from(self.substitute(rest));
+                self.drive(|session, now, ids| session.handle_count(now, ids, message));
             }
             "engine" => {
                 let key = self.turn(turn)?;
@@ -612,6 +617,7 @@ fn describe_request(request: &TurnRequest) -> Value {
         "purpose": match request.purpose {
             Purpose::Answer => "answer",
             Purpose::Summary => "summary",
+            Purpose::Count => "count",
         },
     })
 }

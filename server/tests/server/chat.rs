@@ -1,7 +1,12 @@
 //! The chat engine against an upstream that plays its part, well or badly.
 
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use turnwire_protocol::engine::{EngineOutput, FinishReason, Purpose, TurnRequest};
+use turnwire_protocol::id::ResponseId;
+use turnwire_protocol::item::Item;
 
 use crate::support::*;
 use crate::upstream::*;
@@ -238,6 +243,32 @@ async fn a_warm_up_has_the_prompt_computed_and_says_nothing() {
     let empty = turn(&mut connection, &ask(json!({"generate": false}))).await;
     assert_eq!(response(&empty)["status"], "completed");
     assert_eq!(upstream.asked.lock().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_count_is_the_upstreams_own_and_costs_one_token_of_output() {
+    let upstream = Upstream::start(vec![hello()]).await;
+    let engine = upstream.engine(None).await;
+    let item = Item::parse(r#"{"role":"user","content":"x"}"#.into()).unwrap();
+    let count = TurnRequest {
+        input: [item].into(),
+        purpose: Purpose::Count,
+        ..TurnRequest::new(ResponseId::from("resp_1"), "small")
+    };
+    let outputs: Vec<EngineOutput> = engine
+        .start(count, CancellationToken::new())
+        .collect()
+        .await;
+    let [
+        EngineOutput::Started,
+        EngineOutput::Finished { reason, usage, .. },
+    ] = &outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(*reason, FinishReason::Stop);
+    assert_eq!((usage.input_tokens, usage.output_tokens), (10, 0));
+    assert_eq!(upstream.last_asked().await["max_tokens"], 1);
 }
 
 #[tokio::test]

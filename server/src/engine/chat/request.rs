@@ -29,7 +29,7 @@ pub(super) fn body(
     body.insert("messages".into(), messages(request, &mut reader)?.into());
     body.insert("stream".into(), true.into());
     body.insert("stream_options".into(), json!({"include_usage": true}));
-    let limit = match request.generate {
+    let limit = match request.wants_output() {
         true => request.max_output_tokens,
         // The least that has the prompt computed.
         false => Some(1),

@@ -58,7 +58,7 @@ pub(super) fn start(
     let talk = Talk {
         upstream,
         wrap_up,
-        warm_up: !turn.generate,
+        is_silent: !turn.wants_output(),
         estimated_input: input_tokens,
         stage: Stage::Asking(Arc::new(Asking {
             model: Arc::clone(model),
@@ -74,8 +74,9 @@ pub(super) fn start(
 struct Talk {
     upstream: Arc<Upstream>,
     wrap_up: CancellationToken,
-    /// Only the prompt is to be computed; what the upstream says is dropped.
-    warm_up: bool,
+    /// For a warm-up, and to have the prompt's tokens counted, which upstreams do only where they
+    /// answer: what the upstream says is dropped.
+    is_silent: bool,
     estimated_input: u64,
     stage: Stage,
     assembler: Assembler,
@@ -186,7 +187,7 @@ impl Talk {
             Step::Message(message) => {
                 let from = self.ready.len();
                 self.assembler.take(&message.data, &mut self.ready)?;
-                if self.warm_up {
+                if self.is_silent {
                     self.ready.clear();
                 } else if late.is_some() {
                     self.wrap_up_at_boundary(from);
@@ -230,7 +231,7 @@ impl Talk {
 
     fn finish(&mut self) -> Result<(), EngineFailure> {
         let reason = self.assembler.finish(&mut self.ready)?;
-        if self.warm_up {
+        if self.is_silent {
             self.ready.clear();
             self.end(FinishReason::Stop);
         } else {
@@ -247,7 +248,7 @@ impl Talk {
             output_tokens: self.assembler.pieces,
             ..Usage::default()
         });
-        if self.warm_up {
+        if self.is_silent {
             usage.output_tokens = 0;
             usage.reasoning_tokens = 0;
         }
@@ -261,7 +262,7 @@ impl Talk {
 }
 
 impl Asking {
-    /// None for a warm-up without anything to warm up.
+    /// None for a prompt without anything in it that is not to be answered.
     ///
     /// Made on a thread of its own: it is the whole conversation, which may have many megabytes.
     async fn body(self: &Arc<Self>, limit: LimitMember) -> Result<Option<Body>, EngineFailure> {
@@ -269,7 +270,7 @@ impl Asking {
         let make = move || {
             let Self { model, turn } = &*asking;
             let body = request::body(model, turn, limit.name())?;
-            if !turn.generate && body["messages"].as_array().is_some_and(Vec::is_empty) {
+            if !turn.wants_output() && body["messages"].as_array().is_some_and(Vec::is_empty) {
                 return Ok(None);
             }
             Ok(Some(Body {

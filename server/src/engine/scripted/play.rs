@@ -81,11 +81,15 @@ impl Play {
         let parent = request.parent.as_ref().map(Seen::of).unwrap_or_default();
         let mut seen = parent.clone();
         seen.add(&request.input);
+        if request.purpose == Purpose::Count {
+            return Ok(Self::silent(FinishReason::Stop, seen, wrap_up));
+        }
         if request
             .compact_threshold
             .is_some_and(|at| seen.tokens >= at)
         {
-            return Ok(Self::too_long(seen, wrap_up));
+            // It is left to be compacted.
+            return Ok(Self::silent(FinishReason::ContextThreshold, seen, wrap_up));
         }
         if let Some(limit) = script.context_tokens.filter(|limit| seen.tokens > *limit) {
             return Err(EngineFailure {
@@ -131,8 +135,8 @@ impl Play {
         })
     }
 
-    /// Leaves it to be compacted.
-    fn too_long(seen: Seen, wrap_up: CancellationToken) -> Self {
+    /// Tells how long the prompt is, and no more.
+    fn silent(finish: FinishReason, seen: Seen, wrap_up: CancellationToken) -> Self {
         Self {
             acts: VecDeque::new(),
             open: None,
@@ -140,7 +144,7 @@ impl Play {
             chunk_chars: 1,
             top_logprobs: None,
             max_output_tokens: 0,
-            finish: FinishReason::ContextThreshold,
+            finish,
             exact_usage: None,
             usage: Usage {
                 input_tokens: seen.tokens,
