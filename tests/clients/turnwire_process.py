@@ -7,6 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -22,9 +23,20 @@ ANY_CERTIFICATE.verify_mode = ssl.CERT_NONE
 
 
 class Turnwire:
-    """Started on a free port; `log` holds what it has written so far."""
+    """Started on a free port; `log` holds what it has written so far.
 
-    def __init__(self, engine: str, log: Path, *flags: str):
+    `under` is a program, with its arguments, that becomes or watches the server.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        log: Path,
+        *flags: str,
+        under: Sequence[str | Path] = (),
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ):
         port = free_port()
         self.address = f"127.0.0.1:{port}"
         scheme = "https" if "--tls-cert" in flags else "http"
@@ -33,11 +45,16 @@ class Turnwire:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [BINARY, "serve", "--listen", self.address, "--engine", engine, *flags],
+                [*under, BINARY, "serve", "--listen", self.address, "--engine", engine, *flags],
+                cwd=directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "TURNWIRE_SECRET_FILE": str(log.with_suffix(".secret"))},
+                env={
+                    **os.environ,
+                    "TURNWIRE_SECRET_FILE": str(log.with_suffix(".secret")),
+                    **(environment or {}),
+                },
             )
         try:
             self._wait_until_ready()
