@@ -14,6 +14,7 @@ use turnwire_protocol::limits::Limits;
 
 use crate::engine::spec::EngineSpec;
 use crate::quantity;
+use crate::store::PostgresUrl;
 
 /// Responses WebSocket mode for any model.
 #[derive(Debug, Parser)]
@@ -52,7 +53,8 @@ pub struct ServeArgs {
     #[arg(long = "engine", value_name = "[NAME=]SPEC", env = "TURNWIRE_ENGINE")]
     pub engines: Vec<EngineSpec>,
 
-    /// Where stored responses live: memory[:BYTES]; the oldest go above BYTES
+    /// Where stored responses live: memory[:BYTES], of which the oldest go above BYTES, or
+    /// postgres://USER@HOST/NAME, a database that several servers can share
     #[arg(
         long,
         value_name = "SPEC",
@@ -196,9 +198,10 @@ pub struct LocalArgs {
 }
 
 /// What follows `--store`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreSpec {
     Memory { budget_bytes: u64 },
+    Postgres(PostgresUrl),
 }
 
 impl LimitArgs {
@@ -224,6 +227,10 @@ impl FromStr for StoreSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // What is wrong with a URL is told later, since a message from here would print it.
+        if let Some(url) = PostgresUrl::of(text) {
+            return Ok(Self::Postgres(url));
+        }
         match text.split_once(':').unwrap_or((text, "1GiB")) {
             ("memory", budget) => match quantity::bytes(budget)? {
                 0 => Err(
@@ -234,7 +241,7 @@ impl FromStr for StoreSpec {
                 budget_bytes => Ok(Self::Memory { budget_bytes }),
             },
             _ => Err(format!(
-                "`{text}` is no store; write `memory` or `memory:BYTES`"
+                "`{text}` is no store; write `memory`, `memory:BYTES` or `postgres://USER@HOST/NAME`"
             )),
         }
     }

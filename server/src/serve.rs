@@ -105,7 +105,7 @@ impl Server {
         engines: Engines,
         store: Option<Store>,
         access: Access,
-        secret: Secret,
+        secret: impl Into<Arc<Secret>>,
         limits: Limits,
         max_connections: usize,
     ) -> Arc<Self> {
@@ -113,7 +113,7 @@ impl Server {
             engines: Arc::new(engines),
             storage: store.map(Storage::from),
             access,
-            secret: Arc::new(secret),
+            secret: secret.into(),
             clock: Clock::start(),
             sockets: Arc::new(SocketSettings::new(limits.message_bytes)),
             limits,

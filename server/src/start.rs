@@ -20,7 +20,7 @@ use crate::engine::spec::EngineSpec;
 use crate::engine::{Engines, Model};
 use crate::secret::{self, Secret};
 use crate::serve::{self, Listener, Server};
-use crate::store::{MemoryStore, Store};
+use crate::store::{MemoryStore, PostgresStore, Store};
 use crate::tls::Tls;
 
 /// Why a server did not start, or stopped without being told to.
@@ -165,10 +165,12 @@ async fn run(
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("--listen {}: cannot listen on this address", args.listen))?;
+    let secret = Arc::new(secret);
+    let store = store(&args, &secret).await?;
     let names = loading.iter().map(Loading::model);
     let server = Server::new(
         Engines::expected(names),
-        store(&args),
+        store,
         access,
         secret,
         args.limits.limits(),
@@ -193,9 +195,16 @@ async fn run(
 }
 
 /// None on a server that retains nothing.
-fn store(args: &ServeArgs) -> Option<Store> {
-    let StoreSpec::Memory { budget_bytes } = args.store;
-    (!args.zero_retention).then(|| Store::Memory(MemoryStore::new(budget_bytes)))
+async fn store(args: &ServeArgs, secret: &Arc<Secret>) -> anyhow::Result<Option<Store>> {
+    if args.zero_retention {
+        return Ok(None);
+    }
+    Ok(Some(match &args.store {
+        StoreSpec::Memory { budget_bytes } => Store::Memory(MemoryStore::new(*budget_bytes)),
+        StoreSpec::Postgres(url) => {
+            Store::Postgres(PostgresStore::open(url, Arc::clone(secret)).await?)
+        }
+    }))
 }
 
 /// Loads all engines at once: one that waits for its upstream holds no other up.

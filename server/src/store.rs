@@ -7,6 +7,9 @@
 
 mod listing;
 mod memory;
+mod postgres;
+#[cfg(test)]
+mod story;
 
 use std::sync::Arc;
 
@@ -23,11 +26,13 @@ use crate::auth::Tenant;
 
 pub(crate) use listing::{Listed, input_of};
 pub use memory::MemoryStore;
+pub use postgres::{PostgresStore, PostgresUrl};
 
 /// An enum rather than a trait object: there are few stores, and `async fn` stays plain.
 #[derive(Debug)]
 pub enum Store {
     Memory(MemoryStore),
+    Postgres(PostgresStore),
 }
 
 /// What is stored, to be read.
@@ -84,6 +89,7 @@ impl Reader {
     ) -> Result<Option<Chain>, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.load(owner, id)),
+            Store::Postgres(store) => store.load(owner, id).await,
         }
     }
 
@@ -95,6 +101,7 @@ impl Reader {
     ) -> Result<Option<Chain>, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.chain(owner, id)),
+            Store::Postgres(store) => store.chain(owner, id).await,
         }
     }
 
@@ -105,6 +112,7 @@ impl Reader {
     ) -> Result<Option<ShownResponse>, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.response(owner, id)),
+            Store::Postgres(store) => store.response(owner, id).await,
         }
     }
 
@@ -117,6 +125,7 @@ impl Reader {
     ) -> Result<Vec<Option<Item>>, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(ids.iter().map(|id| store.item(owner, id)).collect()),
+            Store::Postgres(store) => store.items(owner, ids).await,
         }
     }
 
@@ -127,6 +136,7 @@ impl Reader {
     ) -> Result<Option<Conversation>, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.conversation(owner, id)),
+            Store::Postgres(store) => store.conversation(owner, id).await,
         }
     }
 }
@@ -142,6 +152,7 @@ impl Writer {
     ) -> BoxFuture<'static, Result<(), SaveFailed>> {
         match &*self.0 {
             Store::Memory(store) => future::ready(store.save(owner, response)).boxed(),
+            Store::Postgres(store) => store.save(owner, response),
         }
     }
 
@@ -149,6 +160,7 @@ impl Writer {
     pub async fn delete(&self, owner: Tenant, id: &ResponseId) -> Result<bool, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.delete(owner, id)),
+            Store::Postgres(store) => store.delete(owner, id).await,
         }
     }
 
@@ -159,6 +171,7 @@ impl Writer {
     ) -> Result<(), SaveFailed> {
         match &*self.0 {
             Store::Memory(store) => store.create_conversation(owner, conversation),
+            Store::Postgres(store) => store.create_conversation(owner, conversation).await,
         }
     }
 
@@ -171,6 +184,7 @@ impl Writer {
     ) -> Result<bool, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.update_conversation(owner, id, metadata)),
+            Store::Postgres(store) => store.update_conversation(owner, id, metadata).await,
         }
     }
 
@@ -184,6 +198,7 @@ impl Writer {
     ) -> Result<(), SaveFailed> {
         match &*self.0 {
             Store::Memory(store) => store.advance_conversation(owner, id, from, to),
+            Store::Postgres(store) => store.advance_conversation(owner, id, from, to).await,
         }
     }
 
@@ -195,6 +210,7 @@ impl Writer {
     ) -> Result<bool, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.delete_conversation(owner, id)),
+            Store::Postgres(store) => store.delete_conversation(owner, id).await,
         }
     }
 }

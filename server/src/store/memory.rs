@@ -464,8 +464,15 @@ mod tests {
     use turnwire_protocol::stored::Permit;
 
     use super::*;
+    use crate::store::{Store, story};
 
     const RESPONSE_BYTES: u64 = 200;
+
+    #[tokio::test]
+    async fn it_does_what_every_store_does() {
+        let store = Store::Memory(MemoryStore::new(u64::MAX));
+        story::plays(&store.into()).await;
+    }
 
     /// What one saved response counts for.
     fn each() -> u64 {

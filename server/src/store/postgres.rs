@@ -1,0 +1,205 @@
+//! The store in a PostgreSQL database, which several servers can share.
+//!
+//! The rows are those of `migrations`: links of chains, each stored once, and what ends with them.
+//! What is changed is changed by functions of the database, each of them one call, so that many
+//! fit into a transaction that waits for nothing in between. Decision 0011 tells why so.
+
+mod address;
+mod change;
+mod database;
+mod reader;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod writer;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use turnwire_protocol::chain::Chain;
+use turnwire_protocol::id::{ConversationId, ResponseId};
+use turnwire_protocol::item::Item;
+use turnwire_protocol::session::{SaveFailed, StoreUnavailable};
+use turnwire_protocol::stored::{Status, StoredResponse};
+
+use super::{Conversation, ShownResponse};
+use crate::auth::Tenant;
+use crate::secret::Secret;
+use address::AddressError;
+pub use address::PostgresUrl;
+use change::{Change, Outcome};
+use database::{Database, Trouble};
+use reader::Reader;
+use schema::SchemaError;
+use writer::{Unwritten, Writer};
+
+#[derive(Debug)]
+pub struct PostgresStore {
+    reader: Reader,
+    writer: Writer,
+}
+
+/// A database that cannot be used. What is printed names it, and no password.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("--store")]
+    Address(#[from] AddressError),
+    #[error("--store: the database {database} cannot be used: {problem}")]
+    Unusable { database: String, problem: String },
+}
+
+impl PostgresStore {
+    /// Connects, and brings the tables to what this server knows. `secret` opens what clients had
+    /// sealed.
+    pub async fn open(url: &PostgresUrl, secret: Arc<Secret>) -> Result<Self, OpenError> {
+        let database = Arc::new(Database::at(url.read()?));
+        let unusable = |problem: String| OpenError::Unusable {
+            database: database.address().to_string(),
+            problem,
+        };
+        let connected = database.connect().await;
+        let client = connected.map_err(|trouble: Trouble| unusable(trouble.to_string()))?;
+        let migrated = schema::migrate(&client).await;
+        migrated.map_err(|error: SchemaError| unusable(error.to_string()))?;
+        Ok(Self {
+            reader: Reader::new(Arc::clone(&database), secret),
+            writer: Writer::start(database),
+        })
+    }
+
+    pub(super) async fn load(
+        &self,
+        owner: Tenant,
+        id: &ResponseId,
+    ) -> Result<Option<Chain>, StoreUnavailable> {
+        self.reader.chain(owner, id, Status::is_continuable).await
+    }
+
+    pub(super) async fn chain(
+        &self,
+        owner: Tenant,
+        id: &ResponseId,
+    ) -> Result<Option<Chain>, StoreUnavailable> {
+        self.reader.chain(owner, id, |_| true).await
+    }
+
+    pub(super) async fn response(
+        &self,
+        owner: Tenant,
+        id: &ResponseId,
+    ) -> Result<Option<ShownResponse>, StoreUnavailable> {
+        self.reader.response(owner, id).await
+    }
+
+    pub(super) async fn items(
+        &self,
+        owner: Tenant,
+        ids: &[Arc<str>],
+    ) -> Result<Vec<Option<Item>>, StoreUnavailable> {
+        self.reader.items(owner, ids).await
+    }
+
+    pub(super) async fn conversation(
+        &self,
+        owner: Tenant,
+        id: &ConversationId,
+    ) -> Result<Option<Conversation>, StoreUnavailable> {
+        self.reader.conversation(owner, id).await
+    }
+
+    pub(super) fn save(
+        &self,
+        owner: Tenant,
+        response: StoredResponse,
+    ) -> BoxFuture<'static, Result<(), SaveFailed>> {
+        let saved = self.writer.change(owner, Change::Save(response));
+        saved.map(stored).boxed()
+    }
+
+    pub(super) async fn delete(
+        &self,
+        owner: Tenant,
+        id: &ResponseId,
+    ) -> Result<bool, StoreUnavailable> {
+        if !is_possible(id.as_str()) {
+            return Ok(false);
+        }
+        known(self.writer.change(owner, Change::Delete(id.clone())).await)
+    }
+
+    pub(super) async fn create_conversation(
+        &self,
+        owner: Tenant,
+        conversation: Conversation,
+    ) -> Result<(), SaveFailed> {
+        let change = Change::CreateConversation(conversation);
+        stored(self.writer.change(owner, change).await)
+    }
+
+    pub(super) async fn update_conversation(
+        &self,
+        owner: Tenant,
+        id: &ConversationId,
+        metadata: Bytes,
+    ) -> Result<bool, StoreUnavailable> {
+        if !is_possible(id.as_str()) {
+            return Ok(false);
+        }
+        let id = id.clone();
+        let change = Change::UpdateConversation { id, metadata };
+        known(self.writer.change(owner, change).await)
+    }
+
+    pub(super) async fn advance_conversation(
+        &self,
+        owner: Tenant,
+        id: &ConversationId,
+        from: Option<&ResponseId>,
+        to: Option<Chain>,
+    ) -> Result<(), SaveFailed> {
+        if !is_possible(id.as_str()) {
+            return Err(SaveFailed::ConversationMoved);
+        }
+        let change = Change::AdvanceConversation {
+            id: id.clone(),
+            from: from.cloned(),
+            to,
+        };
+        stored(self.writer.change(owner, change).await)
+    }
+
+    pub(super) async fn delete_conversation(
+        &self,
+        owner: Tenant,
+        id: &ConversationId,
+    ) -> Result<bool, StoreUnavailable> {
+        if !is_possible(id.as_str()) {
+            return Ok(false);
+        }
+        let change = Change::DeleteConversation(id.clone());
+        known(self.writer.change(owner, change).await)
+    }
+}
+
+fn stored(said: Result<Outcome, Unwritten>) -> Result<(), SaveFailed> {
+    match said {
+        Ok(Outcome::Saved) => Ok(()),
+        Ok(Outcome::Moved) => Err(SaveFailed::ConversationMoved),
+        Ok(_) | Err(Unwritten) => Err(SaveFailed::Unavailable),
+    }
+}
+
+fn known(said: Result<Outcome, Unwritten>) -> Result<bool, StoreUnavailable> {
+    match said {
+        Ok(outcome) => Ok(outcome == Outcome::Known),
+        Err(Unwritten) => Err(StoreUnavailable),
+    }
+}
+
+/// Whether an id that a client names can be one that is stored: ours are short and plain.
+fn is_possible(id: &str) -> bool {
+    id.len() <= 100 && !id.contains('\0')
+}

@@ -1,0 +1,443 @@
+//! Reader: looks things up, over a few connections of its own.
+//!
+//! Whether a response is there, and how far it is, is always asked of the database: another
+//! server may have deleted it. How many statements it takes to read a chain does not depend on its
+//! length.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+use turnwire_protocol::chain::Chain;
+use turnwire_protocol::id::{self, ConversationId, ResponseId};
+use turnwire_protocol::item::Item;
+use turnwire_protocol::record::{self, Damaged};
+use turnwire_protocol::session::StoreUnavailable;
+use turnwire_protocol::stored::{ResponseText, Status};
+
+use super::change::item_key;
+use super::database::{ANSWER_TIMEOUT, Database, Trouble};
+use super::is_possible;
+use crate::auth::Tenant;
+use crate::secret::{Secret, TenantSealer};
+use crate::store::{Conversation, ShownResponse};
+
+/// Connections for reading. What is asked for at the same time shares them.
+const CONNECTIONS: usize = 4;
+
+/// Questions at a time; more wait. It bounds the memory of answers.
+const MAX_ASKED: usize = 64;
+
+/// How long nobody tries to connect after an attempt has failed; whoever asks fails at once.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// A chain that changes while it is read, because what was last in it is replaced or goes, is
+/// read again. More often than this it is not what changes.
+const MAX_READS: usize = 3;
+
+#[derive(Debug)]
+pub(super) struct Reader {
+    database: Arc<Database>,
+    secret: Arc<Secret>,
+    lines: [Line; CONNECTIONS],
+    asked: Semaphore,
+    /// Statements that were sent.
+    statements: AtomicU64,
+}
+
+/// One connection, or none.
+#[derive(Debug, Default)]
+struct Line {
+    state: Mutex<LineState>,
+    /// Questions that wait for it.
+    waiting: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct LineState {
+    client: Option<Arc<Client>>,
+    /// When an attempt to connect has failed.
+    failed: Option<Instant>,
+}
+
+/// A question that waits for a line, until this is dropped.
+struct Waiting<'a>(&'a Line);
+
+/// Where a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    branch: i64,
+    position: i32,
+}
+
+type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
+
+impl Reader {
+    pub(super) fn new(database: Arc<Database>, secret: Arc<Secret>) -> Self {
+        Self {
+            database,
+            secret,
+            lines: Default::default(),
+            asked: Semaphore::new(MAX_ASKED),
+            statements: AtomicU64::new(0),
+        }
+    }
+
+    /// The chain of a response, if its status is one of those wanted.
+    pub(super) async fn chain(
+        &self,
+        owner: Tenant,
+        id: &ResponseId,
+        wanted: fn(Status) -> bool,
+    ) -> Result<Option<Chain>, StoreUnavailable> {
+        let sql = "SELECT status, branch, position FROM responses JOIN links USING (owner, id)
+                   WHERE owner = $1 AND id = $2";
+        for _ in 0..MAX_READS {
+            let Some(row) = self.find(sql, owner, id.as_str()).await? else {
+                return Ok(None);
+            };
+            if !wanted(status(&row, 0)?) {
+                return Ok(None);
+            }
+            let place = Place {
+                branch: row.get(1),
+                position: row.get(2),
+            };
+            if let Some(chain) = self.chain_at(owner, place, id).await? {
+                return Ok(Some(chain));
+            }
+        }
+        Err(StoreUnavailable)
+    }
+
+    pub(super) async fn response(
+        &self,
+        owner: Tenant,
+        id: &ResponseId,
+    ) -> Result<Option<ShownResponse>, StoreUnavailable> {
+        let sql = "SELECT status, text_before, text_after, record
+                   FROM responses JOIN links USING (owner, id) WHERE owner = $1 AND id = $2";
+        let Some(row) = self.find(sql, owner, id.as_str()).await? else {
+            return Ok(None);
+        };
+        let text = ResponseText {
+            before: bytes(&row, 1),
+            after: bytes(&row, 2),
+        };
+        let link = self.link(owner, id.clone(), bytes(&row, 3))?;
+        Ok(Some(ShownResponse {
+            status: status(&row, 0)?,
+            json: text.with_output_of(&link),
+        }))
+    }
+
+    pub(super) async fn items(
+        &self,
+        owner: Tenant,
+        ids: &[Arc<str>],
+    ) -> Result<Vec<Option<Item>>, StoreUnavailable> {
+        let keys: Vec<_> = ids.iter().map(|id| item_key(id)).collect();
+        let sql = "SELECT DISTINCT ON (name) name, place, id, record
+                   FROM items JOIN links USING (branch, position)
+                   WHERE items.owner = $1 AND name = ANY ($2) ORDER BY name, number DESC";
+        let owner_key = owner.as_bytes().to_vec();
+        let named = self
+            .ask(
+                sql,
+                &[(&owner_key, Type::BYTEA), (&keys, Type::BYTEA_ARRAY)],
+            )
+            .await?;
+        let mut found = vec![None; ids.len()];
+        for row in &named {
+            let key: &[u8] = row.get(0);
+            let place = usize::try_from(row.get::<_, i32>(1)).unwrap_or(usize::MAX);
+            let link = self.link(
+                owner,
+                ResponseId::from(row.get::<_, &str>(2)),
+                bytes(row, 3),
+            )?;
+            let wanted = keys.iter().zip(&mut found);
+            for (_, found) in wanted.filter(|(wanted, _)| *wanted == key) {
+                *found = item_at(&link, place);
+            }
+        }
+        // Those without a name are known by their place.
+        let unnamed = ids
+            .iter()
+            .zip(&mut found)
+            .filter(|(_, found)| found.is_none());
+        let mut unnamed: Vec<_> = unnamed
+            .filter_map(|(id, found)| Some((id::read_place(id)?, found)))
+            .filter(|((response, _), _)| is_possible(response.as_str()))
+            .collect();
+        if unnamed.is_empty() {
+            return Ok(found);
+        }
+        let responses: Vec<&str> = unnamed.iter().map(|((id, _), _)| id.as_str()).collect();
+        let sql = "SELECT id, record FROM links WHERE owner = $1 AND id = ANY ($2)";
+        let rows = self
+            .ask(
+                sql,
+                &[(&owner_key, Type::BYTEA), (&responses, Type::TEXT_ARRAY)],
+            )
+            .await?;
+        for row in &rows {
+            let id = ResponseId::from(row.get::<_, &str>(0));
+            let link = self.link(owner, id, bytes(row, 1))?;
+            for ((response, place), found) in &mut unnamed {
+                if response == link.id() {
+                    **found = item_at(&link, *place);
+                }
+            }
+        }
+        drop(unnamed);
+        Ok(found)
+    }
+
+    pub(super) async fn conversation(
+        &self,
+        owner: Tenant,
+        id: &ConversationId,
+    ) -> Result<Option<Conversation>, StoreUnavailable> {
+        let sql = "SELECT created_at, metadata, ends_with, branch, position
+                   FROM conversations LEFT JOIN links
+                   ON links.owner = conversations.owner AND links.id = ends_with
+                   WHERE conversations.owner = $1 AND conversations.id = $2";
+        for _ in 0..MAX_READS {
+            let Some(row) = self.find(sql, owner, id.as_str()).await? else {
+                return Ok(None);
+            };
+            let chain = match (row.get::<_, Option<&str>>(2), row.get(3), row.get(4)) {
+                (Some(last), Some(branch), Some(position)) => {
+                    let place = Place { branch, position };
+                    let last = ResponseId::from(last);
+                    match self.chain_at(owner, place, &last).await? {
+                        Some(chain) => Some(chain),
+                        None => continue,
+                    }
+                }
+                _ => None,
+            };
+            return Ok(Some(Conversation {
+                id: id.clone(),
+                created_at: u64::try_from(row.get::<_, i64>(0)).unwrap_or_default(),
+                metadata: bytes(&row, 1),
+                chain,
+            }));
+        }
+        Err(StoreUnavailable)
+    }
+
+    /// The chain that ends with the link of this id at a place; none if it went meanwhile.
+    async fn chain_at(
+        &self,
+        owner: Tenant,
+        place: Place,
+        id: &ResponseId,
+    ) -> Result<Option<Chain>, StoreUnavailable> {
+        let sql = "WITH RECURSIVE way (step, branch, upto) AS (
+                SELECT 0, $1::bigint, $2::integer
+                UNION ALL
+                SELECT step + 1, parent_branch, parent_position
+                FROM way JOIN branches USING (branch) WHERE parent_branch IS NOT NULL
+            )
+            SELECT step, position, id, record FROM way, LATERAL (
+                SELECT position, id, record FROM links
+                WHERE links.branch = way.branch AND position <= upto OFFSET 0
+            ) AS part
+            ORDER BY step DESC, position";
+        let rows = self
+            .ask(
+                sql,
+                &[(&place.branch, Type::INT8), (&place.position, Type::INT4)],
+            )
+            .await?;
+        let is_whole = rows
+            .last()
+            .is_some_and(|row| row.get::<_, &str>(2) == id.as_str());
+        if !is_whole {
+            return Ok(None);
+        }
+        // A long chain takes a while to be put together.
+        let sealer = TenantSealer::new(Arc::clone(&self.secret), owner);
+        let chain = spawn_blocking(move || {
+            let mut chain = None;
+            for row in &rows {
+                let id = ResponseId::from(row.get::<_, &str>(2));
+                chain = Some(record::decode(chain, id, bytes(row, 3), &sealer)?);
+            }
+            Ok(chain)
+        });
+        match chain.await {
+            Ok(Ok(chain)) => Ok(chain),
+            Ok(Err(Damaged)) => Err(self.damaged()),
+            Err(_) => Err(StoreUnavailable),
+        }
+    }
+
+    /// A link without those before it.
+    fn link(
+        &self,
+        owner: Tenant,
+        id: ResponseId,
+        record: Bytes,
+    ) -> Result<Chain, StoreUnavailable> {
+        let sealer = TenantSealer::new(Arc::clone(&self.secret), owner);
+        record::decode(None, id, record, &sealer).map_err(|Damaged| self.damaged())
+    }
+
+    fn damaged(&self) -> StoreUnavailable {
+        tracing::error!(
+            database = %self.database.address(),
+            "what is stored of a response cannot be read: it is damaged, or of a later version"
+        );
+        StoreUnavailable
+    }
+
+    /// The one row of an owner's own by that id.
+    async fn find(
+        &self,
+        sql: &str,
+        owner: Tenant,
+        id: &str,
+    ) -> Result<Option<Row>, StoreUnavailable> {
+        if !is_possible(id) {
+            return Ok(None);
+        }
+        let owner = owner.as_bytes().to_vec();
+        let rows = self
+            .ask(sql, &[(&owner, Type::BYTEA), (&id, Type::TEXT)])
+            .await?;
+        Ok(rows.into_iter().next())
+    }
+
+    async fn ask(
+        &self,
+        sql: &str,
+        arguments: &[Argument<'_>],
+    ) -> Result<Vec<Row>, StoreUnavailable> {
+        let _permit = self.asked.acquire().await.map_err(|_| StoreUnavailable)?;
+        let waiting = |line: &&Line| line.waiting.load(Ordering::Relaxed);
+        let line = self.lines.iter().min_by_key(waiting);
+        let line = line.expect("there are some connections");
+        let _waiting = Waiting::on(line);
+        match self.ask_on(line, sql, arguments).await {
+            Ok(rows) => {
+                self.database.note_success();
+                Ok(rows)
+            }
+            Err(trouble) => {
+                self.database.note_trouble(&trouble);
+                Err(StoreUnavailable)
+            }
+        }
+    }
+
+    async fn ask_on(
+        &self,
+        line: &Line,
+        sql: &str,
+        arguments: &[Argument<'_>],
+    ) -> Result<Vec<Row>, Trouble> {
+        // A connection that was there may be from before the database was started again.
+        let mut may_be_stale = true;
+        loop {
+            let (client, is_new) = line.client(&self.database).await?;
+            self.statements.fetch_add(1, Ordering::Relaxed);
+            let answer = timeout(ANSWER_TIMEOUT, client.query_typed(sql, arguments)).await;
+            let trouble = match answer {
+                Ok(Ok(rows)) => return Ok(rows),
+                Ok(Err(error)) => Trouble::from(error),
+                Err(_) => Trouble::Lost("it does not answer".into()),
+            };
+            if matches!(trouble, Trouble::Lost(_)) {
+                line.forget(&client).await;
+                if may_be_stale && !is_new {
+                    may_be_stale = false;
+                    continue;
+                }
+            }
+            return Err(trouble);
+        }
+    }
+}
+
+impl<'a> Waiting<'a> {
+    fn on(line: &'a Line) -> Self {
+        line.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(line)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Line {
+    /// The connection, and whether it was made just now.
+    async fn client(&self, database: &Database) -> Result<(Arc<Client>, bool), Trouble> {
+        let mut state = self.state.lock().await;
+        if let Some(client) = state.client.as_ref().filter(|client| !client.is_closed()) {
+            return Ok((Arc::clone(client), false));
+        }
+        state.client = None;
+        if state
+            .failed
+            .is_some_and(|failed| failed.elapsed() < RETRY_PAUSE)
+        {
+            return Err(Trouble::Lost("it could not be reached just now".into()));
+        }
+        match database.connect().await {
+            Ok(client) => {
+                let client = Arc::new(client);
+                *state = LineState {
+                    client: Some(Arc::clone(&client)),
+                    failed: None,
+                };
+                Ok((client, true))
+            }
+            Err(trouble) => {
+                state.failed = Some(Instant::now());
+                Err(trouble)
+            }
+        }
+    }
+
+    /// Uses a connection no more.
+    async fn forget(&self, client: &Arc<Client>) {
+        let mut state = self.state.lock().await;
+        if state
+            .client
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, client))
+        {
+            state.client = None;
+        }
+    }
+}
+
+fn status(row: &Row, column: usize) -> Result<Status, StoreUnavailable> {
+    let text: &str = row.get(column);
+    let known = Status::ALL
+        .into_iter()
+        .find(|status| status.as_str() == text);
+    known.ok_or(StoreUnavailable)
+}
+
+fn bytes(row: &Row, column: usize) -> Bytes {
+    Bytes::copy_from_slice(row.get(column))
+}
+
+/// The items of a link's request come before those it made.
+fn item_at(link: &Chain, place: usize) -> Option<Item> {
+    let mut items = link.asked().iter().chain(link.output().iter());
+    items.nth(place).cloned()
+}
