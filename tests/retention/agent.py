@@ -79,7 +79,8 @@ class Agent:
         include = {"include": ["reasoning.encrypted_content", "message.output_text.logprobs"]}
         with self._socket() as peer:
             request = {**self._everything(), **include}
-            call = {"tool_choice": "required", "input": self._say("question")}
+            call = {"tool_choice": "required", "max_output_tokens": 200}
+            call["input"] = self._say("question")
             turn = self._turn(peer, {**request, **call})
             for number in range(1 if self._is_slow else TURNS):
                 outputs = [
@@ -193,7 +194,8 @@ class Agent:
 
     def _speaks_http(self) -> None:
         with self._http() as http:
-            create = {**self._everything(), "input": self._say("http")}
+            everything = self._create() if self._is_slow else self._everything()
+            create = {**everything, "input": self._say("http")}
             for more in ({}, {"stream": True}):
                 self._post(http, "responses", {**create, **more})
             body = json.dumps(create).encode()
@@ -294,7 +296,7 @@ class Agent:
         return {"type": "message", "role": "user", "content": content}
 
     def _create(self) -> Members:
-        return {"model": self._model, "store": self._store, "max_output_tokens": 64}
+        return {"model": self._model, "store": self._store, "max_output_tokens": 16}
 
     def _everything(self) -> Members:
         """A create in which everything that can hold a text does."""

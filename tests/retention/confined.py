@@ -64,9 +64,7 @@ class Confined:
         under = ["sh", "-c", f'ulimit -Sc {limit} && exec "$@"', "sh"]
         if trace:
             # The tracer is not in between: signals for the process that was started reach it.
-            quiet = ["-D", "-f", "-qq", "--seccomp-bpf"]
-            words = ["-yy", "-xx", "-s", str(TRACED_BYTES), "-e", f"trace={','.join(TRACED)}"]
-            under = [*under, str(find("strace")), *quiet, *words, "-o", str(trace)]
+            under = [*under, *tracing(trace), "-D"]
         self.server = Turnwire(
             engine.spec,
             directory / "log",
@@ -126,6 +124,12 @@ class Confined:
     def close(self) -> None:
         self.server.process.kill()
         self.server.process.wait()
+
+
+def tracing(trace: Path) -> list[str]:
+    """What to put before a command."""
+    words = ["-f", "-qq", "--seccomp-bpf", "-yy", "-xx", "-s", str(TRACED_BYTES)]
+    return [str(find("strace")), *words, "-e", f"trace={','.join(TRACED)}", "-o", str(trace)]
 
 
 def _names(directory: Path) -> set[str]:
