@@ -38,9 +38,9 @@ class PostgresServer:
     """
 
     def __init__(self) -> None:
-        self._home = Path(tempfile.mkdtemp(prefix="turnwire-postgres-"))
-        self._data = self._home / "data"
-        self.log = self._home / "log"
+        self.home = Path(tempfile.mkdtemp(prefix="turnwire-postgres-"))
+        self._data = self.home / "data"
+        self.log = self.home / "log"
         self._password = secrets.token_hex(16)
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -96,14 +96,14 @@ class PostgresServer:
     def close(self) -> None:
         if self._process is not None:
             self.stop_immediately()
-        shutil.rmtree(self._home, ignore_errors=True)
+        shutil.rmtree(self.home, ignore_errors=True)
 
     def _make_cluster(self) -> None:
-        password_file = self._home / "password"
+        password_file = self.home / "password"
         password_file.write_text(self._password)
         if os.geteuid() == 0:
             account = pwd.getpwnam(UNPRIVILEGED)
-            for path in (self._home, password_file):
+            for path in (self.home, password_file):
                 os.chown(path, account.pw_uid, account.pw_gid)
         made = subprocess.run(
             [

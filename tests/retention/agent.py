@@ -17,6 +17,7 @@ import zstandard
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
+from confined import Engine
 from marker import Marker
 
 Members = dict[str, Any]
@@ -40,6 +41,12 @@ MEMBERS = [
     *("top_logprobs", "top_p", "truncation", "user", "unknown_member"),
 ]
 
+
+# Members that name what a store may have, and which a server therefore asks its store for.
+NAMING = {"previous_response_id", "conversation"}
+
+# The place of a marker that is a name.
+NAME = "name"
 
 # Turns of the one long chain.
 TURNS = 30
@@ -146,7 +153,7 @@ class Agent:
                 more = {"stream_id": self._say(lane), "previous_response_id": parent}
                 turn = self._turn(peer, {**self._create(), **more, "input": self._say(lane)})
             reference = {"type": "item_reference", "id": turn["output"][-1]["id"]}
-            missing = {"type": "item_reference", "id": self._say("reference")}
+            missing = {"type": "item_reference", "id": self._say(NAME)}
             for item in (reference, missing):
                 more = {"previous_response_id": turn["id"], "input": [item, self._user("named")]}
                 self._try(peer, {**self._create(), **more})
@@ -168,7 +175,8 @@ class Agent:
         said = self._say("mistake")
         create = {**self._create(), "input": said}
         for member in [] if self._is_slow else MEMBERS:
-            for wrong in (said, {said: said}, [said], [[said]], [{"type": said}]):
+            text = self._say(NAME) if member in NAMING else said
+            for wrong in (text, {said: said}, [said], [[said]], [{"type": said}]):
                 yield {**create, member: wrong}
         schema = {"type": "object", "properties": {said: {"pattern": f"({said}"}}}
         function = {"type": "function", "name": said, "parameters": schema, "strict": True}
@@ -203,16 +211,18 @@ class Agent:
                 packed = pack(body)
                 for content in (packed, packed[: len(packed) // 2], body):
                     self._post_bytes(http, "responses", content, {"content-encoding": name})
-            for resource in ("responses/compact", "responses/input_tokens"):
+            # A summary takes a slow model long; it makes one over its socket.
+            compact = [] if self._is_slow else ["responses/compact"]
+            for resource in [*compact, "responses/input_tokens"]:
                 self._post(http, resource, {"model": self._model, "input": self._say(resource)})
             metadata = {"metadata": {"topic": self._say("conversation")}}
             self._post(http, "conversations", {**metadata, "items": [self._user("conversation")]})
             background = {"background": True, "store": True}
             self._post(http, "responses", {**create, **background})
-            self._post(http, "responses", {**create, "conversation": self._say("conversation")})
+            self._post(http, "responses", {**create, "conversation": self._say(NAME)})
             for message in self._mistakes():
                 self._post(http, "responses", message)
-            for stored in [*self._stored, self._say("unknown")]:
+            for stored in [*self._stored, self._say(NAME)]:
                 for below in ("", "/input_items", f"?include={self._say('query')}", "?stream=true"):
                     self._count(http.get(f"responses/{stored}{below}"))
             if not self._store:
@@ -418,3 +428,27 @@ class Agent:
             except OSError:
                 pass
         self.heard["raw"] += 1
+
+
+# What an agent that was understood has heard from every engine.
+ALWAYS_HEARD = [
+    *("response.completed", "error", "response.steer.failed", "response.inject.failed"),
+    *("item compaction", "missing_required_parameter", "invalid_json"),
+    *("HTTP 200", "HTTP 400", "HTTP 404", "raw", "closed"),
+]
+
+# What takes many turns to hear, or a model that does as it is told.
+OFTEN_HEARD = [
+    *("response.incomplete", "response.failed", "response.steer.accepted", "item function_call"),
+    *("response.compaction.compacting", "sealed", "invalid_type"),
+]
+
+
+def talk(origin: str, engine: Engine, marker: Marker, store: bool) -> Agent:
+    """Says everything that can be said, and sees that it was heard."""
+    agent = Agent(origin, engine.model, marker, store, engine.is_slow)
+    agent.run()
+    expected = ALWAYS_HEARD if engine.is_slow else ALWAYS_HEARD + OFTEN_HEARD
+    assert [kind for kind in expected if not agent.heard[kind]] == [], agent.heard
+    assert agent.echoes > 10, agent.heard
+    return agent

@@ -18,8 +18,9 @@ SCRIPT = Path(__file__).with_name("scripted.toml")
 Confine = Callable[..., Confined]
 
 
-@pytest.fixture(params=["scripted", "chat", "embedded"])
+@pytest.fixture
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """The one that the test is parametrized with: scripted, chat or embedded."""
     if request.param == "chat":
         upstream = ChatUpstream()
         yield Engine(f"chat:{upstream.base_url}", MODEL, upstream.address)

@@ -61,15 +61,21 @@ def _target(arguments: str) -> str:
     return re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), target)
 
 
-def search_trace(trace: Path, marker: Marker, sockets: set[str]) -> list[Hit]:
+def search_trace(
+    trace: Path, marker: Marker, sockets: set[str], names: dict[str, str] | None = None
+) -> list[Hit]:
     """Writes of the marker to anything but the sockets that have one of these addresses at an end,
-    and names of files that hold it."""
+    and names of files that hold it. `names` has for an address what may be asked for there."""
     hits = []
     for call in read_trace(trace):
         if call.name in WRITES and is_socket(call.target, sockets):
             continue
         assert not (call.is_cut and call.name in WRITES), f"{call.name} of too much: {call.target}"
-        hits += search_bytes(f"{call.name} {call.target}", call.data, marker)
+        data = call.data
+        for address, name in (names or {}).items():
+            if is_socket(call.target, {address}):
+                data = data.replace(name.encode(), b"")
+        hits += search_bytes(f"{call.name} {call.target}", data, marker)
     return hits
 
 

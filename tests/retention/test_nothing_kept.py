@@ -9,57 +9,39 @@ from pathlib import Path
 
 import pytest
 
-from agent import Agent
-from confined import Confined, Engine
+from agent import Agent, talk
+from confined import Engine
 from conftest import Confine, scripted_engine
 from marker import Marker
 from system_calls import hidden_writes, is_socket, read_trace, search_trace
 
 CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
 
-# What a server is told, and what its requests ask for.
-UNSTORED = ((), False)
-ZERO_RETENTION = (("--zero-retention",), True)
+# What a server is told, what its requests ask for, and how it ends.
+UNSTORED = ((), False, signal.SIGKILL)
+ZERO_RETENTION = (("--zero-retention",), True, signal.SIGABRT)
 
-# What an agent that was understood has heard from every engine.
-ALWAYS_HEARD = [
-    *("response.completed", "error", "response.steer.failed", "response.inject.failed"),
-    *("item compaction", "missing_required_parameter", "invalid_json"),
-    *("HTTP 200", "HTTP 400", "HTTP 404", "raw", "closed"),
-]
-
-# What takes many turns to hear, or a model that does as it is told.
-OFTEN_HEARD = [
-    *("response.incomplete", "response.failed", "response.steer.accepted", "item function_call"),
-    *("response.compaction.compacting", "sealed", "invalid_type"),
-]
+Mode = tuple[tuple[str, ...], bool, signal.Signals]
 
 
-def talk(server: Confined, engine: Engine, marker: Marker, store: bool) -> Agent:
-    """Says everything that can be said, and sees that it was heard."""
-    agent = Agent(server.origin, engine.model, marker, store, engine.is_slow)
-    agent.run()
-    expected = ALWAYS_HEARD if engine.is_slow else ALWAYS_HEARD + OFTEN_HEARD
-    assert [kind for kind in expected if not agent.heard[kind]] == [], agent.heard
-    assert agent.echoes > 10, agent.heard
-    return agent
+def in_modes(**modes: list[Mode]):
+    """The engines by name, each in its modes."""
+    cases = [(engine, mode) for engine in modes for mode in modes[engine]]
+    names = {UNSTORED: "unstored", ZERO_RETENTION: "zero-retention"}
+    ids = [f"{engine}-{names[mode]}" for engine, mode in cases]
+    return pytest.mark.parametrize(("engine", "mode"), cases, ids=ids, indirect=["engine"])
 
 
-@pytest.mark.parametrize(
-    ("mode", "ending"),
-    [(UNSTORED, signal.SIGKILL), (ZERO_RETENTION, signal.SIGABRT)],
-    ids=["unstored", "zero-retention"],
+# A real model takes its time, so it gets one mode for each test.
+@in_modes(
+    scripted=[UNSTORED, ZERO_RETENTION],
+    chat=[UNSTORED, ZERO_RETENTION],
+    embedded=[ZERO_RETENTION],
 )
-def test_no_file_holds_what_was_said(
-    confine: Confine,
-    engine: Engine,
-    marker: Marker,
-    mode: tuple[tuple[str, ...], bool],
-    ending: signal.Signals,
-):
-    flags, store = mode
+def test_no_file_holds_what_was_said(confine: Confine, engine: Engine, marker: Marker, mode: Mode):
+    flags, store, ending = mode
     server = confine(engine, *flags, core_dumps=mode == ZERO_RETENTION)
-    agent = talk(server, engine, marker, store)
+    agent = talk(server.origin, engine, marker, store)
     with closing(agent.begin_endless()), closing(agent.begin_streaming()):
         assert server.search_open_files(marker) == []
         server.end(ending)
@@ -67,20 +49,20 @@ def test_no_file_holds_what_was_said(
     assert server.search(marker) == []
 
 
-@pytest.mark.parametrize("mode", [UNSTORED, ZERO_RETENTION], ids=["unstored", "zero-retention"])
+@in_modes(
+    scripted=[UNSTORED, ZERO_RETENTION],
+    chat=[UNSTORED, ZERO_RETENTION],
+    embedded=[UNSTORED],
+)
 def test_no_system_call_writes_what_was_said(
-    confine: Confine,
-    engine: Engine,
-    marker: Marker,
-    tmp_path: Path,
-    mode: tuple[tuple[str, ...], bool],
+    confine: Confine, engine: Engine, marker: Marker, tmp_path: Path, mode: Mode
 ):
-    flags, store = mode
+    flags, store, ending = mode
     trace = tmp_path / "trace"
     server = confine(engine, *flags, trace=trace)
-    agent = talk(server, engine, marker, store)
+    agent = talk(server.origin, engine, marker, store)
     with closing(agent.begin_endless()):
-        server.end(signal.SIGKILL)
+        server.end(ending)
 
     sockets = {server.server.address} | {engine.address} - {None}
     assert search_trace(trace, marker, sockets) == []
