@@ -32,18 +32,18 @@ pub struct Prefix {
 
 /// What has to be the same, besides the items, for one turn to continue what another has made.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Premise<'a> {
+pub struct Premise<'a> {
     /// What a chain keeps for an engine is of use to that engine alone.
-    pub(crate) model: &'a str,
-    /// A stored response must not come to stand on one that was not to be kept.
-    pub(crate) store: bool,
+    pub model: &'a str,
+    /// A stored response must not come to stand on one that was not to be stored.
+    pub store: bool,
     /// A model may be shown less of a conversation that is truncated than of another.
-    pub(crate) truncate: bool,
+    pub truncate: bool,
 }
 
 impl History {
     /// A conversation without items.
-    pub(crate) fn begin(premise: Premise<'_>) -> Self {
+    pub fn begin(premise: Premise<'_>) -> Self {
         let Premise {
             model,
             store,
@@ -57,7 +57,7 @@ impl History {
 
     /// This conversation and one more item.
     #[must_use]
-    pub(crate) fn followed_by(self, item: &Item) -> Self {
+    pub fn followed_by(self, item: &Item) -> Self {
         let mut hash = Sha256::new();
         hash.update(self.0);
         shown::feed(&mut hash, item);

@@ -115,11 +115,35 @@ pub struct ServeArgs {
     pub upstream_key_file: Option<PathBuf>,
 
     #[command(flatten)]
+    pub histories: HistoryArgs,
+
+    #[command(flatten)]
     pub limits: LimitArgs,
 
     #[cfg(feature = "engine-llama")]
     #[command(flatten)]
     pub local: LocalArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Full histories over HTTP")]
+pub struct HistoryArgs {
+    /// Continue nothing that a request over HTTP does not name, even where it brings a whole
+    /// history that is known; so it is with --zero-retention
+    #[arg(
+        long,
+        env = "TURNWIRE_NO_HISTORY_MATCHING",
+        value_parser = FalseyValueParser::new()
+    )]
+    pub no_history_matching: bool,
+
+    /// Bytes of memory for histories that requests may bring again; the oldest go above that
+    #[arg(long, value_name = "BYTES", env = "TURNWIRE_HISTORY_BYTES", value_parser = quantity::bytes, default_value = "256MiB")]
+    pub history_bytes: u64,
+
+    /// How long a history is kept that nobody brings again
+    #[arg(long, value_name = "TIME", env = "TURNWIRE_HISTORY_IDLE", value_parser = quantity::duration, default_value = "5m")]
+    pub history_idle: Duration,
 }
 
 #[derive(Args, Debug)]

@@ -6,6 +6,7 @@ mod clock;
 mod connection;
 mod core_dumps;
 pub mod engine;
+pub mod histories;
 mod http;
 pub mod model_files;
 mod quantity;

@@ -66,7 +66,10 @@ impl Runner {
         let sealer = Arc::new(TenantSealer::new(Arc::clone(&server.secret), owner));
         let now = server.clock.now();
         let permit = server.storage.as_ref().map(|_| Permit::grant());
-        let session = Session::new(transport, server.limits.clone(), sealer, permit, now);
+        let mut session = Session::new(transport, server.limits.clone(), sealer, permit, now);
+        if transport == Transport::Http && server.histories.are_kept() {
+            session.match_histories();
+        }
         let mut runner = Self {
             server,
             owner,
@@ -204,12 +207,18 @@ impl Runner {
                     };
                     self.replies.push(load.boxed());
                 }
-                // Nothing is kept for its history.
-                Action::Match { turn, .. } => {
+                Action::Match { turn, prefixes } => {
                     let now = self.server.clock.now();
-                    self.session.handle_matched(now, &mut RandomIds, turn, None);
+                    let histories = &self.server.histories;
+                    let found = histories.find(self.owner, &prefixes, now.elapsed);
+                    self.session
+                        .handle_matched(now, &mut RandomIds, turn, found);
                 }
-                Action::Keep { .. } => {}
+                Action::Keep { history, chain } => {
+                    let now = self.server.clock.now();
+                    let histories = &self.server.histories;
+                    histories.keep(self.owner, history, chain, now.elapsed);
+                }
                 Action::Start {
                     turn,
                     lane,

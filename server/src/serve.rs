@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use turnwire_protocol::limits::Limits;
@@ -19,6 +19,7 @@ use turnwire_protocol::limits::Limits;
 use crate::auth::Access;
 use crate::clock::Clock;
 use crate::engine::Engines;
+use crate::histories::Histories;
 use crate::http;
 use crate::secret::Secret;
 use crate::store::{Storage, Store};
@@ -66,6 +67,7 @@ pub struct Server {
     pub(crate) engines: Arc<Engines>,
     /// None on a server that retains nothing.
     pub(crate) storage: Option<Storage>,
+    pub(crate) histories: Histories,
     pub(crate) access: Access,
     pub(crate) secret: Arc<Secret>,
     pub(crate) limits: Limits,
@@ -104,6 +106,7 @@ impl Server {
     pub fn new(
         engines: Engines,
         store: Option<Store>,
+        histories: Histories,
         access: Access,
         secret: impl Into<Arc<Secret>>,
         limits: Limits,
@@ -112,6 +115,7 @@ impl Server {
         Arc::new(Self {
             engines: Arc::new(engines),
             storage: store.map(Storage::from),
+            histories,
             access,
             secret: secret.into(),
             clock: Clock::start(),
@@ -175,6 +179,7 @@ pub async fn serve(
 ) {
     let Listener { tcp: listener, tls } = listener.into();
     let mut shutdown = pin!(shutdown);
+    server.tasks.spawn(sweep_histories(Arc::clone(&server)));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -201,6 +206,18 @@ pub async fn serve(
     server.tasks.close();
     if timeout(DRAIN_TIMEOUT, server.tasks.wait()).await.is_err() {
         tracing::warn!(connections = server.tasks.len(), "connections were cut off");
+    }
+}
+
+/// Drops histories that are kept for nobody, also while no request comes.
+async fn sweep_histories(server: Arc<Server>) {
+    while let Some(due) = server.histories.sweep(server.clock.now().elapsed)
+        && let Some(due) = server.clock.instant(due)
+    {
+        tokio::select! {
+            () = sleep_until(due) => {}
+            () = server.draining() => return,
+        }
     }
 }
 

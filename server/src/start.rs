@@ -12,12 +12,13 @@ use tokio::runtime::Runtime;
 use turnwire_bench::Bench;
 
 use crate::auth::Access;
-use crate::cli::{ServeArgs, StoreSpec};
+use crate::cli::{HistoryArgs, ServeArgs, StoreSpec};
 use crate::clock::Clock;
 use crate::core_dumps;
 use crate::engine::load::Loading;
 use crate::engine::spec::EngineSpec;
 use crate::engine::{Engines, Model};
+use crate::histories::Histories;
 use crate::secret::{self, Secret};
 use crate::serve::{self, Listener, Server};
 use crate::store::{MemoryStore, PostgresStore, Store};
@@ -171,6 +172,7 @@ async fn run(
     let server = Server::new(
         Engines::expected(names),
         store,
+        histories(&args),
         access,
         secret,
         args.limits.limits(),
@@ -205,6 +207,19 @@ async fn store(args: &ServeArgs, secret: &Arc<Secret>) -> anyhow::Result<Option<
             Store::Postgres(PostgresStore::open(url, Arc::clone(secret)).await?)
         }
     }))
+}
+
+/// None are kept on a server that retains nothing.
+fn histories(args: &ServeArgs) -> Histories {
+    let HistoryArgs {
+        no_history_matching,
+        history_bytes,
+        history_idle,
+    } = args.histories;
+    match args.zero_retention || no_history_matching {
+        true => Histories::none(),
+        false => Histories::new(history_bytes, history_idle),
+    }
 }
 
 /// Loads all engines at once: one that waits for its upstream holds no other up.

@@ -12,6 +12,7 @@ mod drain;
 mod hostile;
 mod http;
 mod lanes;
+mod matching;
 mod patience;
 mod raw;
 mod sealed;

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_openai::types::responses::websocket::ResponsesServerEvent;
 use serde_json::{Value, json};
@@ -11,6 +12,7 @@ use tokio::task::JoinHandle;
 use turnwire::auth::Access;
 use turnwire::engine::scripted::{Activity, ScriptedEngine};
 use turnwire::engine::{Engine, Engines};
+use turnwire::histories::Histories;
 use turnwire::secret::Secret;
 use turnwire::serve::{Listener, Server, serve};
 use turnwire::store::{MemoryStore, Store};
@@ -29,6 +31,7 @@ pub(crate) struct TestServer {
 /// What differs from server to server.
 pub(crate) struct Settings {
     pub(crate) access: Access,
+    pub(crate) histories: Histories,
     pub(crate) secret: Secret,
     pub(crate) limits: Limits,
     pub(crate) max_connections: usize,
@@ -39,6 +42,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             access: Access::Open,
+            histories: Histories::new(1 << 20, Duration::MAX),
             secret: Secret::in_memory(),
             limits: Limits::default(),
             max_connections: 100,
@@ -76,13 +80,22 @@ impl TestServer {
     ) -> (Self, Arc<Server>) {
         let Settings {
             access,
+            histories,
             secret,
             limits,
             max_connections,
             tls,
         } = settings;
         let store = Some(Store::Memory(MemoryStore::new(1 << 30)));
-        let server = Server::new(engines, store, access, secret, limits, max_connections);
+        let server = Server::new(
+            engines,
+            store,
+            histories,
+            access,
+            secret,
+            limits,
+            max_connections,
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (listener, scheme) = match tls {

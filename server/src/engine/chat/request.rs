@@ -223,7 +223,10 @@ impl Chat<'_> {
                 }
             }
             ItemKind::Reasoning => {
-                let thoughts = thoughts(&fields);
+                let thoughts = match thoughts(&fields) {
+                    said if said.is_empty() => item.revealed().unwrap_or_default().to_owned(),
+                    said => said,
+                };
                 if !thoughts.is_empty() {
                     let assistant = self.assistant();
                     assistant.insert("reasoning_content".into(), thoughts.into());
