@@ -10,7 +10,9 @@ mod conversations;
 mod create;
 mod decoding;
 mod exchange;
+mod input_tokens;
 mod item_list;
+mod outcome;
 mod query;
 mod stored;
 
@@ -82,7 +84,11 @@ async fn route(server: Arc<Server>, place: Arc<Place>, request: Request<Incoming
             _ => answer::other_method(&method, "GET, POST"),
         }),
         ("responses", "compact") => Some(match method {
-            Method::POST => compact::compact(server, owner, request).await,
+            Method::POST => answer::of(compact::compact(server, owner, request).await),
+            _ => answer::other_method(&method, "POST"),
+        }),
+        ("responses", "input_tokens") => Some(match method {
+            Method::POST => answer::of(input_tokens::count(server, owner, request).await),
             _ => answer::other_method(&method, "POST"),
         }),
         ("responses", below) => stored::answer(&server, owner, &method, request.uri(), below).await,

@@ -26,6 +26,11 @@ pub(super) fn json(status: u16, body: impl Into<Bytes>) -> Answer {
     answer
 }
 
+/// The answer that was found, or what was in its way.
+pub(super) fn of(answered: Result<Answer, Failure>) -> Answer {
+    answered.unwrap_or_else(|wrong| failure(&wrong))
+}
+
 pub(super) fn failure(failure: &Failure) -> Answer {
     let mut answer = json(failure.status, failure.http_body());
     if let Some(seconds) = failure.retry_after_seconds {

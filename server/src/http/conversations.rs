@@ -78,7 +78,7 @@ pub(super) async fn answer(
         }
         None => Err(answer::nothing_is_kept()),
     };
-    Some(answered.unwrap_or_else(|failure| answer::failure(&failure)))
+    Some(answer::of(answered))
 }
 
 impl Desk<'_> {

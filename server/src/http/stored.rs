@@ -40,7 +40,7 @@ pub(super) async fn answer(
         ("cancel", _) => cancel(server, owner, &named).await,
         _ => get(server, owner, &named, Query::of(uri)).await,
     };
-    Some(answered.unwrap_or_else(|failure| answer::failure(&failure)))
+    Some(answer::of(answered))
 }
 
 async fn find(server: &Server, owner: Tenant, id: &ResponseId) -> Result<ShownResponse, Failure> {

@@ -306,6 +306,7 @@ async fn a_path_says_which_methods_it_answers() {
         ("/v1/models", "GET, HEAD"),
         ("/v1/responses", "GET, POST"),
         ("/v1/responses/compact", "POST"),
+        ("/v1/responses/input_tokens", "POST"),
         ("/v1/responses/resp_1", "DELETE, GET, HEAD"),
         ("/v1/responses/resp_1/input_items", "GET, HEAD"),
         ("/v1/responses/resp_1/cancel", "POST"),
