@@ -53,7 +53,6 @@
 pub mod action;
 pub mod chain;
 mod compaction;
-pub mod conversation;
 pub mod create;
 pub mod engine;
 pub mod event;
@@ -66,7 +65,6 @@ pub mod item;
 mod json;
 pub mod lane;
 pub mod limits;
-pub mod listing;
 mod message;
 mod open_item;
 mod pending;

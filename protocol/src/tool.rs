@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::field::Path;
 use crate::item::{Item, ItemKind};
 
 pub(crate) use self::choice::ChoiceRequest;
@@ -41,8 +40,7 @@ impl Tools {
             return Self::default();
         }
         // What is wrong with it was said when it came in.
-        ToolsRead::of_item(item, Path::Name("item"), false)
-            .map_or_else(|_| Self::default(), |read| read.tools)
+        ToolsRead::of_item(item, 0, false).map_or_else(|_| Self::default(), |read| read.tools)
     }
 }
 

@@ -5,6 +5,7 @@
 //!
 //! A store that cannot do its work logs why, and says no more than that to its caller.
 
+mod listing;
 mod memory;
 mod postgres;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use turnwire_protocol::stored::{Status, StoredResponse};
 
 use crate::auth::Tenant;
 
+pub(crate) use listing::{Listed, input_of};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresStore, PostgresUrl};
 

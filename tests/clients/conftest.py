@@ -12,6 +12,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from certificates import Certificate, make_certificate
 from judges import Judged, judge_socket_event
+from postgres_server import PostgresServer
 from turnwire_process import Turnwire
 
 ENGINES = {"scripted": "scripted", "embedded": "llama:smollm2"}
@@ -22,6 +23,9 @@ FLAGS = {"scripted": [], "embedded": ["--threads", "1"]}
 # A build without the embedded engine sets TURNWIRE_TEST_ENGINES=scripted.
 SELECTED = os.environ.get("TURNWIRE_TEST_ENGINES", "scripted,embedded").split(",")
 
+# What all clients send; most servers ask for none.
+API_KEY = "unused"
+
 
 @dataclass
 class Server:
@@ -30,16 +34,18 @@ class Server:
     process: Turnwire
     model: str
 
-    def client(self) -> OpenAI:
-        return OpenAI(base_url=self.process.base_url, api_key="unused", max_retries=0, timeout=120)
+    def client(self, api_key: str = API_KEY) -> OpenAI:
+        return OpenAI(base_url=self.process.base_url, api_key=api_key, max_retries=0, timeout=120)
 
     def async_client(self) -> AsyncOpenAI:
         return AsyncOpenAI(
-            base_url=self.process.base_url, api_key="unused", max_retries=0, timeout=120
+            base_url=self.process.base_url, api_key=API_KEY, max_retries=0, timeout=120
         )
 
 
 Start = Callable[..., Server]
+Pair = tuple[Server, Server]
+StartPair = Callable[..., Pair]
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +57,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
         log = tmp_path_factory.mktemp("turnwire") / "log"
         process = Turnwire(engine, log, *flags)
         running.append(process)
-        client = OpenAI(base_url=process.base_url, api_key="unused")
+        client = OpenAI(base_url=process.base_url, api_key=API_KEY)
         [model] = client.models.list().data
         return Server(process, model.id)
 
@@ -97,6 +103,33 @@ def start_script(start: Start, tmp_path: Path) -> Callable[..., Server]:
         return start(f"scripted:{path}", *flags)
 
     return start_script
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def start_pair(
+    start: Start, postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> StartPair:
+    """Starts `one` and `two` on one empty database; `{name}` in their script is who they are."""
+
+    def start_pair(script: str, *flags: str) -> Pair:
+        home = tmp_path_factory.mktemp("pair")
+        shared = ["--store", postgres.new_database(), "--secret-file", str(home / "secret")]
+
+        def start_named(name: str) -> Server:
+            path = home / f"{name}.toml"
+            path.write_text(script.replace("{name}", name))
+            return start(f"scripted:{path}", *shared, *flags)
+
+        return start_named("one"), start_named("two")
+
+    return start_pair
 
 
 @pytest.fixture(scope="session")

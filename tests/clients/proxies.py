@@ -23,6 +23,10 @@ PLACES = ["10.0.0.1:8080", "10.0.0.2:8080"]
 
 READY_WITHIN_SECONDS = 30
 
+# The SDK's sockets read in one thread and write in another. Python's TLS may lose what is written
+# while a session ticket comes in, which in TLS 1.3 is just when the first request leaves.
+TLS = "TLSv1.2"
+
 
 class Proxy:
     """Serves https://localhost, from servers at one or two addresses, until `stop`."""
@@ -92,6 +96,7 @@ def _nginx(
         events {{}}
         http {{
             access_log off;
+            ssl_protocols {TLS};
             {_nginx_temporaries(home)}
             {recipe}
         }}
@@ -114,7 +119,10 @@ def _haproxy(
     recipe = _recipe(
         "haproxy",
         servers,
-        {"bind :443": f"bind 127.0.0.1:{port}", "/etc/haproxy/turnwire.pem": str(both)},
+        {
+            "bind :443 ssl": f"bind 127.0.0.1:{port} ssl ssl-max-ver {TLS}",
+            "/etc/haproxy/turnwire.pem": str(both),
+        },
     )
     path = home / "haproxy.cfg"
     path.write_text(recipe)

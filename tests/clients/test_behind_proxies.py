@@ -9,7 +9,7 @@ from openai import APIStatusError
 from websockets.exceptions import ConnectionClosed
 
 from certificates import Certificate
-from conftest import Server, Start
+from conftest import Server, Start, StartPair
 from connections import Request, create, post
 from proxies import Proxy
 from turns import Turn, is_terminal
@@ -19,10 +19,10 @@ MIB = 1 << 20
 SCRIPT = """
 [[reply]]
 user_contains = "hang"
-steps = [{{ text = "{name}" }}, {{ hang = true }}]
+steps = [{ text = "{name}" }, { hang = true }]
 
 [[reply]]
-steps = [{{ text = "{name}, turn {{turn}}, {{items}} items" }}]
+steps = [{ text = "{name}, turn {turn}, {items} items" }]
 """
 
 PROGRAMS = ["nginx", "haproxy"]
@@ -40,7 +40,7 @@ def start_named(start: Start, tmp_path: Path) -> Callable[[str], Server]:
 
     def start_named(name: str) -> Server:
         path = tmp_path / f"{name}.toml"
-        path.write_text(SCRIPT.format(name=name))
+        path.write_text(SCRIPT.replace("{name}", name))
         return start(f"scripted:{path}")
 
     return start_named
@@ -133,3 +133,25 @@ def test_whoever_loses_a_server_comes_back_on_the_other(
     for _ in range(10):
         assert post(client, request()).text.startswith(other)
     assert drained.process.process.wait(timeout=5) == 0
+
+
+def test_a_stored_chain_goes_on_at_whichever_server_a_request_comes_to(
+    start_proxy: StartProxy, start_pair: StartPair
+):
+    servers = start_pair(SCRIPT)
+    proxy = start_proxy(servers)
+    parent, seen = None, set()
+    for number in range(1, 21):
+        # To the servers, who want no keys, all keys are the same. To the proxy they are not.
+        client = proxy.client(api_key=f"key {number}")
+        turn = post(client, request(store=True, previous_response_id=parent))
+        name, rest = turn.text.split(", ", 1)
+        assert rest == f"turn {number}, {2 * number - 1} items"
+        parent = turn.id
+        seen.add(name)
+    assert seen == {"one", "two"}
+
+    servers[0].process.process.kill()
+    with proxy.client().responses.connect() as connection:
+        turn = create(connection, request(store=True, previous_response_id=parent))
+        assert turn.text == "two, turn 21, 41 items"

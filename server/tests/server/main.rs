@@ -8,7 +8,6 @@ mod chat;
 mod check;
 mod client;
 mod compaction;
-mod conversations;
 mod drain;
 mod hostile;
 mod http;
