@@ -24,7 +24,7 @@ use crate::stored::Permit;
 use crate::tool::{ChoiceRequest, NotOffered, Tools, ToolsRead};
 
 pub(crate) use crate::create::input::read_input;
-pub(crate) use crate::create::sealed::reveal;
+pub(crate) use crate::create::sealed::{open, reveal};
 
 mod input;
 mod sealed;
@@ -110,7 +110,7 @@ impl CreateRequest {
         let is_warm_up = !generate.unwrap_or(true) || prewarm.unwrap_or(false);
         let generate = !is_warm_up || terms.task != Task::Answer;
         let input = read_input(Field::named("input", members.input), message)?;
-        let input = sealed::open(input, sealer)?;
+        let input = sealed::open(input, Path::Name("input"), sealer)?;
         let (input, has_trigger) = input::take_trigger(input, generate)?;
         // Codex opens with a warm-up of nothing but instructions and tools, or not even those.
         // What is counted may be nothing, too.
@@ -127,7 +127,7 @@ impl CreateRequest {
         } = ToolsRead::read(Field::named("tools", members.tools), message, strict)?;
         let tool_choice_field = Field::named("tool_choice", members.tool_choice);
         let tool_choice = ChoiceRequest::read(tool_choice_field)?;
-        let standing = Standing::of_input(&input, strict, &mut not_offered)?;
+        let standing = Standing::of_input(&input, Path::Name("input"), strict, &mut not_offered)?;
         let parallel_tool_calls = members.parallel_tool_calls;
         let parallel_tool_calls =
             Field::optional("parallel_tool_calls", parallel_tool_calls, Field::boolean)?

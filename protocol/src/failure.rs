@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::chain::CallKind;
 use crate::engine::{EngineFailure, EngineFailureKind};
-use crate::id::ResponseId;
+use crate::id::{ConversationId, ResponseId};
 use crate::json::Object;
 
 /// An error as the client sees it: an `error` event, or an HTTP status with a JSON body.
@@ -60,6 +60,15 @@ impl Failure {
              server has for one. Start a new one with less."
         );
         Self::invalid_request("context_length_exceeded", message, Some("input"))
+    }
+
+    pub fn conversation_not_found(id: &ConversationId) -> Self {
+        let id = Shown(id.as_str());
+        let message = format!("Conversation with id '{id}' not found.");
+        Self {
+            status: 404,
+            ..Self::invalid_request("conversation_not_found", message, Some("conversation"))
+        }
     }
 
     /// Another turn works on the conversation, or has gone on with it.

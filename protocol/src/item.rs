@@ -10,7 +10,8 @@ use serde::{Deserialize, de};
 use serde_json::value::RawValue;
 
 use crate::failure::Failure;
-use crate::field::{Field, Path};
+use crate::field::{Field, Path, members};
+use crate::json;
 
 /// One input or output item. Cloning it copies pointers.
 #[derive(Clone, Debug)]
@@ -57,6 +58,8 @@ struct Header<'a> {
     #[serde(borrow, default)]
     call_id: Option<Cow<'a, str>>,
 }
+
+members! { IdMembers { id } }
 
 /// Whose messages there are.
 const ROLES: [&str; 4] = ["user", "assistant", "system", "developer"];
@@ -153,6 +156,36 @@ impl Item {
             call_id: Some(call_id),
             is_bound: true,
             ..self
+        }
+    }
+
+    /// The same item with this id in its text.
+    pub(crate) fn with_id(&self, id: &str) -> Self {
+        if self.id() == Some(id) {
+            return self.clone();
+        }
+        let members: IdMembers<'_> =
+            serde_json::from_slice(&self.raw).expect("an item is one JSON object");
+        let mut raw = Vec::with_capacity(self.raw.len() + id.len() + 8);
+        match members.id {
+            Some(old) => {
+                let begin = old.get().as_ptr().addr() - self.raw.as_ptr().addr();
+                raw.extend_from_slice(&self.raw[..begin]);
+                json::write(&mut raw, id);
+                raw.extend_from_slice(&self.raw[begin + old.get().len()..]);
+            }
+            // There is another member, without which it were no item.
+            None => {
+                raw.extend_from_slice(b"{\"id\":");
+                json::write(&mut raw, id);
+                raw.push(b',');
+                raw.extend_from_slice(&self.raw[1..]);
+            }
+        }
+        Self {
+            raw: raw.into(),
+            id: Some(id.into()),
+            ..self.clone()
         }
     }
 

@@ -53,6 +53,7 @@
 pub mod action;
 pub mod chain;
 mod compaction;
+pub mod conversation;
 pub mod create;
 pub mod engine;
 pub mod event;
@@ -65,6 +66,7 @@ pub mod item;
 mod json;
 pub mod lane;
 pub mod limits;
+pub mod listing;
 mod message;
 mod open_item;
 mod pending;

@@ -15,11 +15,12 @@ use crate::failure::Failure;
 use crate::field::Path;
 use crate::item::{Item, ItemKind};
 
-/// The input with every output that names a function instead of a call bound to the one open call
-/// of that name.
+/// The input, which stands at `list`, with every output that names a function instead of a call
+/// bound to the one open call of that name.
 pub(crate) fn name_calls(
     parent: &PendingCalls,
     input: Arc<[Item]>,
+    list: Path<'_>,
 ) -> Result<Arc<[Item]>, Failure> {
     if input.iter().all(|item| !is_nameless(item)) {
         return Ok(input);
@@ -48,8 +49,7 @@ pub(crate) fn name_calls(
         match open.remove(&Said::by(item).name()).as_deref() {
             Some([call_id]) => Ok(item.clone().with_call_id(Arc::clone(call_id))),
             _ => {
-                let path = Path::Name("input");
-                let path = Path::Index(&path, index);
+                let path = Path::Index(&list, index);
                 let path = Path::Member(&path, "call_id");
                 Err(Failure::missing_required_parameter(path))
             }
@@ -68,10 +68,23 @@ fn is_nameless(item: &Item) -> bool {
 ///
 /// Calls with the same id are bound to outputs one to one. The order of the items is free.
 pub(crate) fn answer(parent: &PendingCalls, input: &[Item]) -> Result<PendingCalls, Failure> {
+    let orphan = |kind, call_id: &str| Some(Failure::orphan_tool_output(kind, call_id));
+    let left = left_open(parent, input, orphan)?;
+    nothing_missing(left.iter())?;
+    Ok(left)
+}
+
+/// The same for an input that need not answer anything. `orphan` says whether an output that
+/// answers no call is a failure.
+pub(crate) fn left_open(
+    parent: &PendingCalls,
+    input: &[Item],
+    orphan: impl Fn(CallKind, &str) -> Option<Failure>,
+) -> Result<PendingCalls, Failure> {
     let concerned = |item: &Item| call_kind(item).is_some() || output_kind(item).is_some();
     if !input.iter().any(concerned) {
         // The very list, not a copy: it may be long, and every later link would have its own.
-        return nothing_missing(parent.iter()).map(|()| parent.clone());
+        return Ok(parent.clone());
     }
     let mut calls: Vec<Option<PendingCall>> = parent.iter().cloned().map(Some).collect();
     let mut open: HashMap<(CallKind, &str), VecDeque<usize>> = HashMap::new();
@@ -111,11 +124,14 @@ pub(crate) fn answer(parent: &PendingCalls, input: &[Item]) -> Result<PendingCal
                 .and_then(VecDeque::pop_front)
             {
                 Some(answered) => calls[answered] = None,
-                None => return Err(Failure::orphan_tool_output(kind, call_id)),
+                None => {
+                    if let Some(failure) = orphan(kind, call_id) {
+                        return Err(failure);
+                    }
+                }
             }
         }
     }
-    nothing_missing(calls.iter().flatten())?;
     Ok(calls.into_iter().flatten().collect())
 }
 

@@ -90,8 +90,9 @@ impl References {
         }
     }
 
-    /// The input with its references replaced. Fails at the first that names nothing.
-    pub(crate) fn replace(&self, input: &[Item]) -> Result<Arc<[Item]>, Failure> {
+    /// The input, which stands at `list`, with its references replaced. Fails at the first that
+    /// names nothing.
+    pub(crate) fn replace(&self, input: &[Item], list: Path<'_>) -> Result<Arc<[Item]>, Failure> {
         let mut items = Vec::with_capacity(input.len());
         for (index, item) in input.iter().enumerate() {
             let id = match item.id() {
@@ -105,8 +106,7 @@ impl References {
                 Some(Found::InContext) => {}
                 Some(Found::Elsewhere(item)) => items.push(item.clone()),
                 None => {
-                    let path = Path::Name("input");
-                    let path = Path::Index(&path, index);
+                    let path = Path::Index(&list, index);
                     return Err(Failure::item_not_found(Path::Member(&path, "id"), id));
                 }
             }
@@ -164,7 +164,9 @@ mod tests {
         let input = [Item::parse(r#"{"id":"a"}"#.into()).expect("a reference")];
         let mut references = References::of(&input).expect("a reference");
         references.search_chain(&chain);
-        let found = references.replace(&input).expect("it was found");
+        let found = references
+            .replace(&input, Path::Name("input"))
+            .expect("it was found");
         assert_eq!(found[0].raw(), item.raw());
         assert!(!message.as_ptr_range().contains(&found[0].raw().as_ptr()));
     }

@@ -32,9 +32,11 @@ pub struct Standing {
 members! { UpdateMembers { reasoning, text } }
 
 impl Standing {
-    /// What the items of one input set. Strict mode refuses tools that cannot be run.
+    /// What the items of one input set, which stands at `list`. Strict mode refuses tools that
+    /// cannot be run.
     pub(crate) fn of_input(
         input: &[Item],
+        list: Path<'_>,
         strict: bool,
         not_offered: &mut NotOffered,
     ) -> Result<Self, Failure> {
@@ -43,12 +45,13 @@ impl Standing {
         for (index, item) in input.iter().enumerate() {
             match item.kind() {
                 ItemKind::AdditionalTools => {
-                    let read = ToolsRead::of_item(item, index, strict)?;
+                    let read = ToolsRead::of_item(item, Path::Index(&list, index), strict)?;
                     not_offered.join(&read.not_offered);
                     tools.extend(read.tools.offered.iter().cloned());
                 }
                 ItemKind::ConfigurationUpdate => {
-                    standing = standing.followed_by(&Self::of_update(item, index)?);
+                    standing =
+                        standing.followed_by(&Self::of_update(item, Path::Index(&list, index))?);
                 }
                 _ => {}
             }
@@ -57,9 +60,8 @@ impl Standing {
         Ok(standing)
     }
 
-    fn of_update(item: &Item, index: usize) -> Result<Self, Failure> {
-        let input = Path::Name("input");
-        let field = item.field(Path::Index(&input, index))?;
+    fn of_update(item: &Item, path: Path<'_>) -> Result<Self, Failure> {
+        let field = item.field(path)?;
         let members: UpdateMembers<'_> = field.object()?;
         let reasoning = Field::member(&field.path, "reasoning", members.reasoning);
         let text = Field::member(&field.path, "text", members.text);

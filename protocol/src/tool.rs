@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::field::Path;
 use crate::item::{Item, ItemKind};
 
 pub(crate) use self::choice::ChoiceRequest;
@@ -40,7 +41,8 @@ impl Tools {
             return Self::default();
         }
         // What is wrong with it was said when it came in.
-        ToolsRead::of_item(item, 0, false).map_or_else(|_| Self::default(), |read| read.tools)
+        ToolsRead::of_item(item, Path::Name("item"), false)
+            .map_or_else(|_| Self::default(), |read| read.tools)
     }
 }
 

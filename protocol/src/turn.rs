@@ -13,6 +13,7 @@ use crate::create::{CreateRequest, Task};
 use crate::engine::{EngineOutput, FinishReason, ItemStart, Purpose, TurnRequest, Usage};
 use crate::event::{Event, Outlet, Sequence};
 use crate::failure::Failure;
+use crate::field::Path;
 use crate::history::History;
 use crate::id::{IdSource, ResponseId};
 use crate::item::{Item, ItemKind};
@@ -91,7 +92,11 @@ impl Turn {
     ) -> Result<(Self, Box<TurnRequest>), Failure> {
         let none = Carried::default();
         let before = parent.as_ref().map_or(&none, Chain::carried);
-        request.input = pending::name_calls(&before.pending_calls, request.input.clone())?;
+        request.input = pending::name_calls(
+            &before.pending_calls,
+            request.input.clone(),
+            Path::Name("input"),
+        )?;
         let pending_calls = pending::answer(&before.pending_calls, &request.input)?;
         if let Some(input) = since_compaction(&request.input) {
             request.input = input;

@@ -6,10 +6,13 @@
 mod answer;
 mod body;
 mod compact;
+mod conversations;
 mod create;
 mod decoding;
 mod exchange;
+mod input_tokens;
 mod item_list;
+mod outcome;
 mod query;
 mod stored;
 
@@ -33,6 +36,9 @@ use answer::Answer;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The methods of what can only be read.
+const READS: &str = "GET, HEAD";
+
 /// Answers one request. `place` is the connection's, for as long as it lasts.
 pub(crate) async fn handle(
     server: Arc<Server>,
@@ -54,12 +60,11 @@ async fn route(server: Arc<Server>, place: Arc<Place>, request: Request<Incoming
         });
     }
     let path = request.uri().path().to_owned();
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let method = request.method().clone();
     if path == "/health" {
-        return if reads {
-            health(&server)
-        } else {
-            answer::method_not_allowed("GET, HEAD")
+        return match answer::allows(READS, &method) {
+            true => health(&server),
+            false => answer::other_method(&method, READS),
         };
     }
     let Some(resource) = path.strip_prefix("/v1/") else {
@@ -72,27 +77,29 @@ async fn route(server: Arc<Server>, place: Arc<Place>, request: Request<Incoming
         Ok(owner) => owner,
         Err(Unauthorized) => return answer::unauthorized(),
     };
-    match resource.split_once('/').unwrap_or((resource, "")) {
-        ("responses", "") => match *request.method() {
+    let answered = match resource.split_once('/').unwrap_or((resource, "")) {
+        ("responses", "") => Some(match method {
             Method::GET => upgrade(server, place, owner, request),
             Method::POST => create::create(server, owner, request).await,
-            _ => answer::method_not_allowed("GET, POST"),
-        },
-        ("responses", "compact") => match *request.method() {
-            Method::POST => compact::compact(server, owner, request).await,
-            _ => answer::method_not_allowed("POST"),
-        },
-        ("responses", below) => {
-            let (method, uri) = (request.method(), request.uri());
-            let answered = stored::answer(&server, owner, method, uri, below).await;
-            answered.unwrap_or_else(|| answer::failure(&answer::no_such_path(&path)))
-        }
-        ("models", name) => match reads {
+            _ => answer::other_method(&method, "GET, POST"),
+        }),
+        ("responses", "compact") => Some(match method {
+            Method::POST => answer::of(compact::compact(server, owner, request).await),
+            _ => answer::other_method(&method, "POST"),
+        }),
+        ("responses", "input_tokens") => Some(match method {
+            Method::POST => answer::of(input_tokens::count(server, owner, request).await),
+            _ => answer::other_method(&method, "POST"),
+        }),
+        ("responses", below) => stored::answer(&server, owner, &method, request.uri(), below).await,
+        ("conversations", below) => conversations::answer(&server, owner, request, below).await,
+        ("models", name) => Some(match answer::allows(READS, &method) {
             true => models(&server, name),
-            false => answer::method_not_allowed("GET, HEAD"),
-        },
-        _ => answer::failure(&answer::no_such_path(&path)),
-    }
+            false => answer::other_method(&method, READS),
+        }),
+        _ => None,
+    };
+    answered.unwrap_or_else(|| answer::failure(&answer::no_such_path(&path)))
 }
 
 /// Ready once every engine has loaded: load balancers keep turns away before that.

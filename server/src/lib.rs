@@ -8,6 +8,7 @@ mod core_dumps;
 pub mod engine;
 pub mod histories;
 mod http;
+mod locks;
 pub mod model_files;
 mod quantity;
 mod runner;

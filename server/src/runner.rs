@@ -96,6 +96,13 @@ impl Runner {
         self.carry_out();
     }
 
+    /// The body of a request to count the tokens of a prompt.
+    pub(crate) fn handle_count(&mut self, message: Bytes) {
+        let now = self.server.clock.now();
+        self.session.handle_count(now, &mut RandomIds, message);
+        self.carry_out();
+    }
+
     pub(crate) fn handle_oversized(&mut self) {
         self.session.handle_oversized(self.server.clock.now());
         self.carry_out();

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::engine::Engines;
 use crate::histories::Histories;
 use crate::http;
+use crate::locks::ConversationLocks;
 use crate::secret::Secret;
 use crate::store::{Storage, Store};
 use crate::stream::Stream;
@@ -68,6 +69,7 @@ pub struct Server {
     /// None on a server that retains nothing.
     pub(crate) storage: Option<Storage>,
     pub(crate) histories: Histories,
+    pub(crate) conversation_locks: Arc<ConversationLocks>,
     pub(crate) access: Access,
     pub(crate) secret: Arc<Secret>,
     pub(crate) limits: Limits,
@@ -116,6 +118,7 @@ impl Server {
             engines: Arc::new(engines),
             storage: store.map(Storage::from),
             histories,
+            conversation_locks: Arc::default(),
             access,
             secret: secret.into(),
             clock: Clock::start(),

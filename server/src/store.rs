@@ -5,7 +5,6 @@
 //!
 //! A store that cannot do its work logs why, and says no more than that to its caller.
 
-mod listing;
 mod memory;
 mod postgres;
 #[cfg(test)]
@@ -24,7 +23,6 @@ use turnwire_protocol::stored::{Status, StoredResponse};
 
 use crate::auth::Tenant;
 
-pub(crate) use listing::{Listed, input_of};
 pub use memory::MemoryStore;
 pub use postgres::{PostgresStore, PostgresUrl};
 

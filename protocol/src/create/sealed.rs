@@ -15,14 +15,18 @@ const CHARACTERS: usize = 20 << 20;
 
 members! { SealedMembers { encrypted_content } }
 
-/// The items of `input`, with what is sealed in them revealed.
-pub(crate) fn open(input: Arc<[Item]>, sealer: &dyn Sealer) -> Result<Arc<[Item]>, Failure> {
+/// The items of `input`, which stands at `list`, with what is sealed in them revealed.
+pub(crate) fn open(
+    input: Arc<[Item]>,
+    list: Path<'_>,
+    sealer: &dyn Sealer,
+) -> Result<Arc<[Item]>, Failure> {
     if !input.iter().any(may_be_sealed) {
         return Ok(input);
     }
     let items = input.iter().enumerate().map(|(index, item)| {
         if may_be_sealed(item) {
-            open_item(item, Path::Index(&Path::Name("input"), index), sealer)
+            open_item(item, Path::Index(&list, index), sealer)
         } else {
             Ok(item.clone())
         }

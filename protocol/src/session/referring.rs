@@ -3,6 +3,7 @@
 use crate::action::{Action, TurnKey};
 use crate::chain::Chain;
 use crate::create::CreateRequest;
+use crate::field::Path;
 use crate::id::IdSource;
 use crate::item::Item;
 use crate::lane::Origin;
@@ -85,15 +86,22 @@ impl Session {
             parent,
             references,
         } = referring;
-        let whole = references.replace(&request.input).and_then(|input| {
-            // A short reference may name a long item, and many may name the same one. None of
-            // that is read before it is known to be bounded.
-            self.check_chain_bytes(parent.as_ref(), &input)?;
-            // An item that was referred to may offer tools, or change settings.
-            let mut known = NotOffered::default();
-            let standing = Standing::of_input(&input, self.limits.strict, &mut known)?;
-            Ok((input, standing))
-        });
+        let whole = references
+            .replace(&request.input, Path::Name("input"))
+            .and_then(|input| {
+                // A short reference may name a long item, and many may name the same one. None of
+                // that is read before it is known to be bounded.
+                self.check_chain_bytes(parent.as_ref(), &input)?;
+                // An item that was referred to may offer tools, or change settings.
+                let mut known = NotOffered::default();
+                let standing = Standing::of_input(
+                    &input,
+                    Path::Name("input"),
+                    self.limits.strict,
+                    &mut known,
+                )?;
+                Ok((input, standing))
+            });
         match whole {
             Ok((input, standing)) => {
                 request.input = input;

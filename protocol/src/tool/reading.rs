@@ -43,10 +43,9 @@ impl ToolsRead {
         }
     }
 
-    /// Reads an `additional_tools` item, which is the `index`th of its input.
-    pub(crate) fn of_item(item: &Item, index: usize, strict: bool) -> Result<Self, Failure> {
-        let input = Path::Name("input");
-        let field = item.field(Path::Index(&input, index))?;
+    /// Reads an `additional_tools` item, which stands at `path`.
+    pub(crate) fn of_item(item: &Item, path: Path<'_>, strict: bool) -> Result<Self, Failure> {
+        let field = item.field(path)?;
         let members: ItemMembers<'_> = field.object()?;
         // Old clients leave it out; nobody else may give the model tools.
         if let Some(role) = Field::member(&field.path, "role", members.role) {
@@ -287,14 +286,11 @@ mod tests {
                 r#"{{"type":"additional_tools","tools":[{{"type":"namespace","name":"n","description":"{text}","tools":[{{"type":"function","name":"f"}}]}}]}}"#
             );
             let item = Item::parse(item.into()).expect("an item");
-            ToolsRead::of_item(&item, 0, false)
+            ToolsRead::of_item(&item, Path::Name("item"), false)
         };
         assert!(read(NAMESPACE_DESCRIPTION).is_ok());
         let failure = read(NAMESPACE_DESCRIPTION + 1).expect_err("too long");
         assert_eq!(failure.code, "string_above_max_length");
-        assert_eq!(
-            failure.param.as_deref(),
-            Some("input[0].tools[0].description")
-        );
+        assert_eq!(failure.param.as_deref(), Some("item.tools[0].description"));
     }
 }

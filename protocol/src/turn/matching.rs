@@ -10,6 +10,7 @@ use std::sync::Arc;
 use crate::chain::{Carried, Chain};
 use crate::create::Task;
 use crate::engine::{EngineFailure, EngineFailureKind, TurnRequest};
+use crate::field::Path;
 use crate::history::{History, Prefix, Premise};
 use crate::item::Item;
 use crate::standing::Standing;
@@ -65,8 +66,13 @@ impl Turn {
         // They are the smaller part of a message that must not stay alive for their sake.
         let rest: Arc<[Item]> = asked.input[items..].iter().map(Item::detached).collect();
         let standing = self.carried.standing.detached();
-        let tools = Standing::of_input(&rest, false, &mut NotOffered::default())
-            .map(|update| chain.carried().standing.followed_by(&update).tools);
+        let tools = Standing::of_input(
+            &rest,
+            Path::Name("input"),
+            false,
+            &mut NotOffered::default(),
+        )
+        .map(|update| chain.carried().standing.followed_by(&update).tools);
         self.carried.standing = Standing {
             // Shared with the chain wherever the rest brings none.
             tools: tools.unwrap_or(standing.tools),

@@ -6,8 +6,9 @@ use hyper::header::{
     ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, SEC_WEBSOCKET_VERSION, UPGRADE,
     WWW_AUTHENTICATE,
 };
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 use turnwire_protocol::failure::Failure;
+use turnwire_protocol::id::ConversationId;
 
 use super::exchange::EventStream;
 use crate::websocket::{Handshake, NotAWebSocket};
@@ -23,6 +24,11 @@ pub(super) fn json(status: u16, body: impl Into<Bytes>) -> Answer {
     let json = HeaderValue::from_static("application/json");
     answer.headers_mut().insert(CONTENT_TYPE, json);
     answer
+}
+
+/// The answer that was found, or what was in its way.
+pub(super) fn of(answered: Result<Answer, Failure>) -> Answer {
+    answered.unwrap_or_else(|wrong| failure(&wrong))
 }
 
 pub(super) fn failure(failure: &Failure) -> Answer {
@@ -95,7 +101,21 @@ pub(super) fn foreign_origin() -> Failure {
     invalid_request(403, "forbidden_origin", message.into())
 }
 
-pub(super) fn method_not_allowed(allowed: &'static str) -> Answer {
+/// Whether a path that answers the methods in `allowed` answers this one.
+pub(super) fn allows(allowed: &str, method: &Method) -> bool {
+    allowed.split(", ").any(|name| name == method.as_str())
+}
+
+/// The answer to a method that is not among those in `allowed`.
+pub(super) fn other_method(method: &Method, allowed: &'static str) -> Answer {
+    if method == Method::OPTIONS {
+        let mut answer = Answer::new(Either::Left(Full::default()));
+        *answer.status_mut() = StatusCode::NO_CONTENT;
+        answer
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static(allowed));
+        return answer;
+    }
     let message = format!("This path answers {allowed}.");
     let mut answer = failure(&invalid_request(405, "method_not_allowed", message));
     answer
@@ -117,6 +137,25 @@ pub(super) fn no_such_path(path: &str) -> Failure {
 pub(super) fn response_not_found(id: &str) -> Failure {
     let message = format!("Response with id '{id:.QUOTED_CHARS$}' not found.");
     invalid_request(404, "response_not_found", message)
+}
+
+pub(super) fn conversation_not_found(id: &ConversationId) -> Failure {
+    Failure {
+        param: None,
+        ..Failure::conversation_not_found(id)
+    }
+}
+
+pub(super) fn item_not_found(id: &str) -> Failure {
+    let message = format!("Item with id '{id:.QUOTED_CHARS$}' not found.");
+    invalid_request(404, "item_not_found", message)
+}
+
+/// For what cannot be had without a store.
+pub(super) fn nothing_is_kept() -> Failure {
+    let message = "This server keeps nothing, so there are no conversations. Send all items in \
+                   'input', or use 'previous_response_id' on one WebSocket.";
+    invalid_request(400, "storage_disabled", message.into())
 }
 
 pub(super) fn not_in_background() -> Failure {

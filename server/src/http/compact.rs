@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use turnwire_protocol::failure::Failure;
 
 use super::answer::{self, Answer};
-use super::body;
 use super::exchange::Exchange;
+use super::outcome::{self, no_end};
 use crate::auth::Tenant;
 use crate::serve::Server;
 
@@ -24,14 +24,7 @@ struct Made<'a> {
     #[serde(borrow)]
     output: &'a RawValue,
     #[serde(borrow)]
-    usage: Option<&'a RawValue>,
-    error: Option<Error>,
-}
-
-#[derive(Deserialize)]
-struct Error {
-    code: String,
-    message: String,
+    usage: &'a RawValue,
 }
 
 #[derive(Serialize)]
@@ -47,60 +40,16 @@ pub(super) async fn compact(
     server: Arc<Server>,
     owner: Tenant,
     request: Request<Incoming>,
-) -> Answer {
-    let body = match body::read(request, server.limits.message_bytes).await {
-        Ok(body) => body,
-        Err(failure) => return answer::failure(&failure),
-    };
-    let mut exchange = Exchange::begin_compact(server, owner, body);
-    let Some(last) = exchange.end().await else {
-        return answer::failure(&Failure::server_shutting_down());
-    };
-    if let Some(failure) = &last.failure {
-        return answer::failure(failure);
-    }
-    let response = last.response().unwrap_or_default();
-    match serde_json::from_slice(&response) {
-        Ok(made) => compacted(&made).unwrap_or_else(|failure| answer::failure(&failure)),
-        Err(_) => answer::failure(&no_end()),
-    }
-}
-
-fn compacted(made: &Made<'_>) -> Result<Answer, Failure> {
-    if let Some(error) = &made.error {
-        return Err(failed(error));
-    }
+) -> Result<Answer, Failure> {
+    let response = outcome::of(server, owner, request, Exchange::begin_compact).await?;
+    let made: Made<'_> = serde_json::from_slice(&response).map_err(|_| no_end())?;
     let compacted = Compacted {
         id: made.id,
         object: "response.compaction",
         created_at: made.created_at,
         output: made.output,
-        usage: made.usage.ok_or_else(no_end)?,
+        usage: made.usage,
     };
     let json = serde_json::to_vec(&compacted).map_err(|_| no_end())?;
     Ok(answer::json(200, json))
-}
-
-/// What a response that failed says, with the status that a request which is refused would have.
-fn failed(error: &Error) -> Failure {
-    let failure = Failure::server_error(&*error.message);
-    match &*error.code {
-        "rate_limit_exceeded" => Failure {
-            status: 429,
-            kind: "rate_limit_error",
-            code: "rate_limit_exceeded",
-            ..failure
-        },
-        "invalid_prompt" => Failure {
-            status: 400,
-            kind: "invalid_request_error",
-            code: "invalid_prompt",
-            ..failure
-        },
-        _ => failure,
-    }
-}
-
-fn no_end() -> Failure {
-    Failure::server_error("The compaction has no end.")
 }

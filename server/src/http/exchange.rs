@@ -51,6 +51,13 @@ impl Exchange {
         exchange
     }
 
+    /// Begins to count the tokens of a prompt.
+    pub(super) fn begin_count(server: Arc<Server>, owner: Tenant, request: Bytes) -> Self {
+        let mut exchange = Self::new(server, owner);
+        exchange.runner.handle_count(request);
+        exchange
+    }
+
     fn new(server: Arc<Server>, owner: Tenant) -> Self {
         let draining = Box::pin(server.drain.clone().cancelled_owned());
         Self {

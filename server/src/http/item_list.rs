@@ -1,4 +1,4 @@
-//! Item list: one page of the items that a response was given, as the API shows items.
+//! Item list: items of a response or a conversation, page by page, as the API shows items.
 //!
 //! Clients may send items in shorter forms than those they get back: without an id, a type or a
 //! status, a message with plain text. Only what is missing is added; the rest stays the bytes that
@@ -15,7 +15,7 @@ use turnwire_protocol::failure::Failure;
 use turnwire_protocol::item::{Item, ItemKind};
 
 use super::query::Query;
-use crate::store::{Listed, input_of};
+use turnwire_protocol::listing::{Listed, input_of, items_of};
 
 /// Which items are asked for.
 #[derive(Debug)]
@@ -60,9 +60,40 @@ impl Page {
     }
 }
 
-/// The page as JSON.
-pub(super) fn list(chain: &Chain, page: &Page) -> Result<Vec<u8>, Failure> {
-    let mut items = input_of(chain);
+/// Does what looks at every item of a chain, on a thread where it holds nobody up: there may be
+/// many thousand, and a page of them has many megabytes.
+pub(super) async fn walk<T: Send + 'static>(
+    walk: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    let walked = tokio::task::spawn_blocking(walk).await;
+    walked.map_err(|_| Failure::server_error("The items could not be read."))
+}
+
+/// A page of what a response was given, as JSON.
+pub(super) fn input(chain: &Chain, page: &Page) -> Result<Vec<u8>, Failure> {
+    list(input_of(chain), page)
+}
+
+/// A page of a conversation. Without a chain it has no items.
+pub(super) fn conversation(chain: Option<&Chain>, page: &Page) -> Result<Vec<u8>, Failure> {
+    list(chain.map(items_of).unwrap_or_default(), page)
+}
+
+/// What the last link of a chain has brought, in order.
+pub(super) fn last_link(chain: Option<&Chain>) -> Vec<u8> {
+    let mut items = chain.map(items_of).unwrap_or_default();
+    let own = chain.map_or(0, |chain| chain.asked().len() + chain.output().len());
+    write(&items.split_off(items.len() - own), false)
+}
+
+/// The item with this id.
+pub(super) fn one(chain: &Chain, id: &str) -> Option<Vec<u8>> {
+    let items = items_of(chain);
+    let listed = items.iter().find(|listed| listed.id == id)?;
+    Some(show(&listed.id, listed.item).get().as_bytes().to_vec())
+}
+
+fn list(mut items: Vec<Listed<'_>>, page: &Page) -> Result<Vec<u8>, Failure> {
     if page.newest_first {
         items.reverse();
     }
@@ -70,45 +101,49 @@ pub(super) fn list(chain: &Chain, page: &Page) -> Result<Vec<u8>, Failure> {
         None => 0,
         Some(after) => {
             let position = items.iter().position(|listed| listed.id == *after);
-            let none = "no item that the response was given has this id";
+            let none = "no item of this list has this id";
             1 + position.ok_or_else(|| Failure::invalid_value("after", none))?
         }
     };
     let rest = &items[begin..];
     let shown = &rest[..rest.len().min(page.limit)];
+    Ok(write(shown, shown.len() < rest.len()))
+}
+
+fn write(shown: &[Listed<'_>], has_more: bool) -> Vec<u8> {
     let list = List {
         object: "list",
-        data: shown.iter().map(show).collect(),
+        data: shown.iter().map(|it| show(&it.id, it.item)).collect(),
         first_id: shown.first().map(|listed| &*listed.id),
         last_id: shown.last().map(|listed| &*listed.id),
-        has_more: shown.len() < rest.len(),
+        has_more,
     };
-    Ok(serde_json::to_vec(&list).expect("strings and raw JSON can be written"))
+    serde_json::to_vec(&list).expect("strings and raw JSON can be written")
 }
 
 /// The item in its full form.
-fn show<'a>(listed: &Listed<'a>) -> Cow<'a, RawValue> {
-    let raw = listed.item.raw();
+fn show<'a>(id: &str, item: &'a Item) -> Cow<'a, RawValue> {
+    let raw = item.raw();
     let raw: &RawValue = serde_json::from_slice(raw).expect("an item is one JSON object");
-    let Ok(mut item) = Members::read(raw) else {
+    let Ok(mut members) = Members::read(raw) else {
         return Cow::Borrowed(raw);
     };
-    item.add("type", &kind(listed.item));
-    item.set("id", to_raw(&*listed.id));
-    match listed.item.kind() {
+    members.add("type", &kind(item));
+    members.set("id", to_raw(id));
+    match item.kind() {
         ItemKind::Message => {
-            item.add("status", &"completed");
-            item.replace("content", parts_of_message);
+            members.add("status", &"completed");
+            members.replace("content", parts_of_message);
         }
         ItemKind::FunctionCallOutput | ItemKind::CustomToolCallOutput => {
-            item.add("status", &"completed");
-            item.replace("output", |output, _| parts(output));
+            members.add("status", &"completed");
+            members.replace("output", |output, _| parts(output));
         }
-        ItemKind::FunctionCall | ItemKind::CustomToolCall => item.add("status", &"completed"),
-        ItemKind::Reasoning => item.add("summary", &[(); 0]),
+        ItemKind::FunctionCall | ItemKind::CustomToolCall => members.add("status", &"completed"),
+        ItemKind::Reasoning => members.add("summary", &[(); 0]),
         _ => {}
     }
-    Cow::Owned(to_raw_value(&item).expect("strings and raw JSON can be written"))
+    Cow::Owned(to_raw_value(&members).expect("strings and raw JSON can be written"))
 }
 
 /// The type of an item that does not say it.
@@ -246,8 +281,7 @@ mod tests {
 
     fn shown(item: &Value) -> Value {
         let item = Item::parse(item.to_string().into()).unwrap();
-        let id = Cow::Borrowed("given");
-        let shown = show(&Listed { id, item: &item });
+        let shown = show("given", &item);
         serde_json::from_str(shown.get()).unwrap()
     }
 
@@ -299,8 +333,7 @@ mod tests {
         let deep = "[".repeat(depth) + &"]".repeat(depth);
         let raw = format!(r#"{{"type":"novelty","a":{deep}}}"#);
         let item = Item::parse(raw.into()).unwrap();
-        let id = Cow::Borrowed("given");
-        let shown = show(&Listed { id, item: &item });
+        let shown = show("given", &item);
         assert!(shown.get().contains(&deep) && shown.get().contains("given"));
     }
 }

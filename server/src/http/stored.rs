@@ -24,18 +24,23 @@ pub(super) async fn answer(
     below: &str,
 ) -> Option<Answer> {
     let (id, part) = below.split_once('/').unwrap_or((below, ""));
-    let named = ResponseId::from(id);
-    let answered = match (part, method) {
-        ("", &Method::GET) => get(server, owner, &named, Query::of(uri)).await,
-        ("", &Method::DELETE) => delete(server, owner, &named).await,
-        ("", _) => return Some(answer::method_not_allowed("GET, DELETE")),
-        ("input_items", &Method::GET) => input_items(server, owner, &named, Query::of(uri)).await,
-        ("input_items", _) => return Some(answer::method_not_allowed("GET")),
-        ("cancel", &Method::POST) => cancel(server, owner, &named).await,
-        ("cancel", _) => return Some(answer::method_not_allowed("POST")),
+    let allowed = match part {
+        "" => "DELETE, GET, HEAD",
+        "input_items" => "GET, HEAD",
+        "cancel" => "POST",
         _ => return None,
     };
-    Some(answered.unwrap_or_else(|failure| answer::failure(&failure)))
+    if !answer::allows(allowed, method) {
+        return Some(answer::other_method(method, allowed));
+    }
+    let named = ResponseId::from(id);
+    let answered = match (part, method) {
+        ("", &Method::DELETE) => delete(server, owner, &named).await,
+        ("input_items", _) => input_items(server, owner, &named, Query::of(uri)).await,
+        ("cancel", _) => cancel(server, owner, &named).await,
+        _ => get(server, owner, &named, Query::of(uri)).await,
+    };
+    Some(answer::of(answered))
 }
 
 async fn find(server: &Server, owner: Tenant, id: &ResponseId) -> Result<ShownResponse, Failure> {
@@ -95,10 +100,6 @@ async fn input_items(
 ) -> Result<Answer, Failure> {
     let page = Page::read(query)?;
     let chain = find_chain(server, owner, id).await?;
-    // A conversation may have many thousand items, and a page of them many megabytes.
-    let list = tokio::task::spawn_blocking(move || item_list::list(&chain, &page));
-    let list = list
-        .await
-        .map_err(|_| Failure::server_error("The items could not be listed."))??;
+    let list = item_list::walk(move || item_list::input(&chain, &page)).await??;
     Ok(answer::json(200, list))
 }

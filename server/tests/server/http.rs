@@ -12,6 +12,41 @@ use turnwire_protocol::limits::Limits;
 
 use crate::support::*;
 
+#[tokio::test]
+async fn the_tokens_of_a_prompt_are_counted() {
+    let server = TestServer::start("").await;
+    let count = async |body: Value| {
+        server
+            .send("POST", "/v1/responses/input_tokens", &body)
+            .await
+    };
+    let prompt = json!({"model": "scripted", "input": "one two three", "instructions": "four"});
+    let counted = count(prompt.clone()).await;
+    let made = server.post(&prompt).await.json();
+    let tokens = made["usage"]["input_tokens"].as_u64().unwrap();
+    assert!(tokens > 0);
+    let expected = json!({"object": "response.input_tokens", "input_tokens": tokens});
+    assert_eq!((counted.status, counted.json()), (200, expected));
+    let behind = json!({"model": "scripted", "input": "x", "previous_response_id": made["id"]});
+    let behind = count(behind).await.json()["input_tokens"].as_u64().unwrap();
+    assert!(behind > tokens);
+    for (wrong, status, code) in [
+        (json!({"input": "x"}), 400, "missing_required_parameter"),
+        (json!({"model": "other"}), 404, "model_not_found"),
+        (
+            json!({"model": "scripted", "previous_response_id": "resp_1"}),
+            400,
+            "previous_response_not_found",
+        ),
+    ] {
+        let refused = count(wrong).await;
+        assert_eq!(
+            (refused.status, refused.error_code()),
+            (status, code.into())
+        );
+    }
+}
+
 const HANG: &str = "[[reply]]\nsteps = [{text = 'well'}, {hang = true}]";
 
 #[tokio::test]

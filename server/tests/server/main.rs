@@ -8,6 +8,7 @@ mod chat;
 mod check;
 mod client;
 mod compaction;
+mod conversations;
 mod drain;
 mod hostile;
 mod http;

@@ -148,6 +148,17 @@ impl TestServer {
         request(http().get(self.url(path))).await
     }
 
+    /// A request with a JSON body.
+    pub(crate) async fn send(&self, method: &str, path: &str, body: &Value) -> Answer {
+        let method = method.parse().expect("a method");
+        let sent = http().request(method, self.url(path));
+        request(sent.body(body.to_string())).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str) -> Answer {
+        request(http().delete(self.url(path))).await
+    }
+
     pub(crate) async fn post(&self, body: &Value) -> Answer {
         request(
             http()
