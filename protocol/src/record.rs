@@ -117,54 +117,36 @@ pub fn encode(chain: &Chain) -> Bytes {
     record.freeze()
 }
 
+/// The items of a link: those of its request, and those it made.
+#[derive(Clone, Debug)]
+pub struct OwnItems {
+    pub asked: Arc<[Item]>,
+    pub output: Arc<[Item]>,
+}
+
 /// The link of a record behind its parent, of which nothing may be missing. Items are slices of
 /// `record`. What was sealed and opens no more stays sealed.
 pub fn decode(
     parent: Option<Chain>,
     id: ResponseId,
-    mut record: Bytes,
+    record: Bytes,
     sealer: &dyn Sealer,
 ) -> Result<Chain, Damaged> {
-    if record.try_get_u8().map_err(|_| Damaged)? != VERSION {
-        return Err(Damaged);
-    }
-    let mut number = || record.try_get_u32_le().map_err(|_| Damaged);
-    let counts = [number()?, number()?, number()?].map(|count| count as usize);
-    let count = counts.into_iter().sum::<usize>();
-    // Each takes five bytes, so a wrong count is told before anything is reserved for it.
-    if record.remaining() < count.saturating_mul(5) {
-        return Err(Damaged);
-    }
-    let mut heads = Vec::with_capacity(count);
-    for _ in 0..count {
-        heads.push((record.get_u32_le() as usize, record.get_u8() != 0));
-    }
-    let margin_length = record.try_get_u32_le().map_err(|_| Damaged)? as usize;
-    let texts: usize = heads.iter().map(|(length, _)| length).sum();
-    if record.len() != texts.saturating_add(margin_length) {
-        return Err(Damaged);
-    }
-    let margin = record.split_off(texts);
-    let margin: Margin = serde_json::from_slice(&margin).map_err(|_| Damaged)?;
-    let mut bound = margin.bound.into_iter();
-    let mut items = heads.into_iter().map(|(length, is_bound)| {
-        let item = Item::parse(record.split_to(length)).map_err(|_| Damaged)?;
-        let item = reveal(item, sealer);
-        match is_bound {
-            true => Ok(item.with_call_id(bound.next().ok_or(Damaged)?)),
-            false => Ok(item),
-        }
-    });
-    let mut list = |count| -> Result<Arc<[Item]>, Damaged> { items.by_ref().take(count).collect() };
-    let [asked, input, output] = [list(counts[0])?, list(counts[1])?, list(counts[2])?];
+    let Parts {
+        asked,
+        input,
+        output,
+        pending,
+        standing,
+    } = Parts::read(record, sealer)?;
     let inherited = || parent.as_ref().map(Chain::carried);
-    let pending_calls = match margin.pending {
+    let pending_calls = match pending {
         Some(calls) => calls.into_iter().map(PendingCall::from).collect(),
         None => inherited()
             .map(|it| it.pending_calls.clone())
             .unwrap_or_default(),
     };
-    let standing = match margin.standing {
+    let standing = match standing {
         Some(standing) => standing.into(),
         None => inherited()
             .map(|it| it.standing.clone())
@@ -178,6 +160,70 @@ pub fn decode(
         true => Chain::append(parent, id, input, output, carried, None),
         false => Chain::compacted(asked, id, input, output, carried, None),
     })
+}
+
+/// The items of a record, without its parents.
+pub fn decode_items(record: Bytes, sealer: &dyn Sealer) -> Result<OwnItems, Damaged> {
+    let parts = Parts::read(record, sealer)?;
+    let asked = match &*parts.asked {
+        [] => parts.input,
+        _ => parts.asked,
+    };
+    let output = parts.output;
+    Ok(OwnItems { asked, output })
+}
+
+/// What a record says.
+struct Parts {
+    asked: Arc<[Item]>,
+    input: Arc<[Item]>,
+    output: Arc<[Item]>,
+    pending: Option<Vec<PendingRecord>>,
+    standing: Option<StandingRecord>,
+}
+
+impl Parts {
+    fn read(mut record: Bytes, sealer: &dyn Sealer) -> Result<Self, Damaged> {
+        if record.try_get_u8().map_err(|_| Damaged)? != VERSION {
+            return Err(Damaged);
+        }
+        let mut number = || record.try_get_u32_le().map_err(|_| Damaged);
+        let counts = [number()?, number()?, number()?].map(|count| count as usize);
+        let count = counts.into_iter().sum::<usize>();
+        // Each takes five bytes, so a wrong count is told before anything is reserved for it.
+        if record.remaining() < count.saturating_mul(5) {
+            return Err(Damaged);
+        }
+        let mut heads = Vec::with_capacity(count);
+        for _ in 0..count {
+            heads.push((record.get_u32_le() as usize, record.get_u8() != 0));
+        }
+        let margin_length = record.try_get_u32_le().map_err(|_| Damaged)? as usize;
+        let texts: usize = heads.iter().map(|(length, _)| length).sum();
+        if record.len() != texts.saturating_add(margin_length) {
+            return Err(Damaged);
+        }
+        let margin = record.split_off(texts);
+        let margin: Margin = serde_json::from_slice(&margin).map_err(|_| Damaged)?;
+        let mut bound = margin.bound.into_iter();
+        let mut items = heads.into_iter().map(|(length, is_bound)| {
+            let item = Item::parse(record.split_to(length)).map_err(|_| Damaged)?;
+            let item = reveal(item, sealer);
+            match is_bound {
+                true => Ok(item.with_call_id(bound.next().ok_or(Damaged)?)),
+                false => Ok(item),
+            }
+        });
+        let mut list =
+            |count| -> Result<Arc<[Item]>, Damaged> { items.by_ref().take(count).collect() };
+        Ok(Self {
+            asked: list(counts[0])?,
+            input: list(counts[1])?,
+            output: list(counts[2])?,
+            pending: margin.pending,
+            standing: margin.standing,
+        })
+    }
 }
 
 /// Messages, and so items and lists of them, are far smaller than four gigabytes.

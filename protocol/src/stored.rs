@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::chain::Chain;
 use crate::failure::Failure;
 use crate::id::{ConversationId, ResponseId};
+use crate::item::Item;
 use crate::json::Object;
 
 /// The right to have something stored.
@@ -130,7 +131,11 @@ impl ResponseText {
 
     /// The whole response object. `chain` ends with the link of the response.
     pub fn with_output_of(&self, chain: &Chain) -> Bytes {
-        let items = chain.output();
+        self.with_output(chain.output())
+    }
+
+    /// The whole response object with these output items.
+    pub fn with_output(&self, items: &[Item]) -> Bytes {
         let bytes: usize = items.iter().map(|item| item.raw().len() + 1).sum();
         let mut json = Vec::with_capacity(self.size() + bytes);
         json.extend_from_slice(&self.before);

@@ -50,6 +50,11 @@ impl Tenant {
         Self(Sha256::digest(key).into())
     }
 
+    /// The one that [`Tenant::as_bytes`] is of.
+    pub(crate) fn of_digest(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
     /// What tells it apart from others, the same on every server.
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
@@ -14,7 +13,7 @@ use turnwire_protocol::limits::Limits;
 
 use crate::engine::spec::EngineSpec;
 use crate::quantity;
-use crate::store::PostgresUrl;
+use crate::store::{Retention, StoreSpec};
 
 /// Responses WebSocket mode for any model.
 #[derive(Debug, Parser)]
@@ -53,15 +52,37 @@ pub struct ServeArgs {
     #[arg(long = "engine", value_name = "[NAME=]SPEC", env = "TURNWIRE_ENGINE")]
     pub engines: Vec<EngineSpec>,
 
-    /// Where stored responses live: memory[:BYTES], of which the oldest go above BYTES, or
-    /// postgres://USER@HOST/NAME, a database that several servers can share
+    /// Where stored responses live: sqlite[:PATH], a database that is made if it is not there, in
+    /// the user's data directory without PATH; postgres://USER@HOST/NAME, a database that several
+    /// servers can share; or memory[:BYTES], which ends with the server, and of which the oldest go
+    /// above BYTES, 1GiB by default
     #[arg(
         long,
         value_name = "SPEC",
         env = "TURNWIRE_STORE",
-        default_value = "memory:1GiB"
+        default_value = "sqlite"
     )]
     pub store: StoreSpec,
+
+    /// How long stored responses are kept, and conversations that are not used; 0 for ever
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "TURNWIRE_RETAIN_FOR",
+        value_parser = quantity::duration,
+        default_value = "30d"
+    )]
+    retain_for: Duration,
+
+    /// Bytes that the database may have; the oldest responses and conversations go above them
+    /// [default: as many as there are]
+    #[arg(
+        long,
+        value_name = "BYTES",
+        env = "TURNWIRE_RETAIN_BYTES",
+        value_parser = quantity::bytes
+    )]
+    retain_bytes: Option<u64>,
 
     /// Keep nothing of what is said: every request is treated as one with `store: false`, there is
     /// no store (whatever --store says), and a crash leaves no core dump
@@ -221,11 +242,13 @@ pub struct LocalArgs {
     pub kv_ram: Option<u64>,
 }
 
-/// What follows `--store`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreSpec {
-    Memory { budget_bytes: u64 },
-    Postgres(PostgresUrl),
+impl ServeArgs {
+    pub fn retention(&self) -> Retention {
+        Retention {
+            age: Some(self.retain_for).filter(|age| !age.is_zero()),
+            bytes: self.retain_bytes,
+        }
+    }
 }
 
 impl LimitArgs {
@@ -243,30 +266,6 @@ impl LimitArgs {
             chain_bytes: self.max_chain_bytes,
             tools: self.max_tools,
             strict: self.strict,
-        }
-    }
-}
-
-impl FromStr for StoreSpec {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // What is wrong with a URL is told later, since a message from here would print it.
-        if let Some(url) = PostgresUrl::of(text) {
-            return Ok(Self::Postgres(url));
-        }
-        match text.split_once(':').unwrap_or((text, "1GiB")) {
-            ("memory", budget) => match quantity::bytes(budget)? {
-                0 => Err(
-                    "0 bytes keep no response, and every request that does not say \
-                     `store: false` would fail; write `memory:1GiB` or another number of bytes"
-                        .into(),
-                ),
-                budget_bytes => Ok(Self::Memory { budget_bytes }),
-            },
-            _ => Err(format!(
-                "`{text}` is no store; write `memory`, `memory:BYTES` or `postgres://USER@HOST/NAME`"
-            )),
         }
     }
 }
@@ -298,7 +297,7 @@ mod tests {
             format!("{:?}", Limits::default())
         );
         assert!(args.listen.ip().is_loopback());
-        assert_eq!(args.store, "memory".parse().unwrap());
+        assert_eq!(args.store, "sqlite".parse().unwrap());
     }
 
     #[test]
@@ -313,10 +312,10 @@ mod tests {
     #[test]
     fn a_wrong_flag_is_a_usage_error_that_names_it() {
         for (flags, named) in [
-            (["--store", "sqlite:x"], "memory:BYTES"),
+            (["--store", "mysql:x"], "memory:BYTES"),
             (["--store", "memory:0"], "--store"),
             (["--engine", "vllm:x"], "--engine"),
-            (["--connection-age", "1d"], "--connection-age"),
+            (["--connection-age", "1w"], "--connection-age"),
             (["--listen", "8080"], "--listen"),
             (["--max-running", "0"], "--max-running"),
             (["--tls-cert", "cert.pem"], "--tls-key"),

@@ -21,10 +21,9 @@ impl Clock {
     }
 
     pub(crate) fn now(&self) -> Now {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         Now {
             elapsed: self.began.elapsed(),
-            unix_seconds: wall.unwrap_or_default().as_secs(),
+            unix_seconds: unix_seconds(),
         }
     }
 
@@ -32,6 +31,12 @@ impl Clock {
     pub(crate) fn instant(&self, elapsed: Duration) -> Option<Instant> {
         self.began.checked_add(elapsed)
     }
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+    wall.unwrap_or_default().as_secs()
 }
 
 /// UUIDs of version 7: they rise with time, so that stores append, and 74 of their bits are

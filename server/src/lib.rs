@@ -5,6 +5,7 @@ pub mod cli;
 mod clock;
 mod connection;
 mod core_dumps;
+mod data_directory;
 pub mod engine;
 pub mod histories;
 mod http;

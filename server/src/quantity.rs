@@ -35,9 +35,10 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         "" | "s" => 1,
         "m" | "min" => 60,
         "h" => 3600,
+        "d" => 24 * 3600,
         _ => {
             return Err(format!(
-                "`{unit}` is no unit of time; write `90s`, `60m` or `1h`"
+                "`{unit}` is no unit of time; write `90s`, `60m`, `1h` or `30d`"
             ));
         }
     };
@@ -46,7 +47,7 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|number| number.checked_mul(seconds))
         .map(Duration::from_secs)
-        .ok_or_else(|| format!("`{text}` is no duration; write `90s`, `60m` or `1h`"))
+        .ok_or_else(|| format!("`{text}` is no duration; write `90s`, `60m`, `1h` or `30d`"))
 }
 
 fn split(text: &str) -> (&str, &str) {
@@ -68,10 +69,11 @@ mod tests {
         assert_eq!(bytes("2 gb"), Ok(2_000_000_000));
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("60m"), Ok(Duration::from_secs(3600)));
+        assert_eq!(duration("2d"), Ok(Duration::from_secs(172_800)));
         for wrong in ["", "MiB", "-1", "1.5GiB", "9999999999999TiB", "3 apples"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
-        for wrong in ["", "m", "1d", "99999999999999999999h"] {
+        for wrong in ["", "m", "1w", "99999999999999999999h"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

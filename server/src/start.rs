@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use turnwire_bench::Bench;
 
 use crate::auth::Access;
-use crate::cli::{HistoryArgs, ServeArgs, StoreSpec};
+use crate::cli::{HistoryArgs, ServeArgs};
 use crate::clock::Clock;
 use crate::core_dumps;
 use crate::engine::load::Loading;
@@ -21,7 +21,7 @@ use crate::engine::{Engines, Model};
 use crate::histories::Histories;
 use crate::secret::{self, Secret};
 use crate::serve::{self, Listener, Server};
-use crate::store::{MemoryStore, PostgresStore, Store};
+use crate::store::Store;
 use crate::tls::Tls;
 
 /// Why a server did not start, or stopped without being told to.
@@ -201,12 +201,8 @@ async fn store(args: &ServeArgs, secret: &Arc<Secret>) -> anyhow::Result<Option<
     if args.zero_retention {
         return Ok(None);
     }
-    Ok(Some(match &args.store {
-        StoreSpec::Memory { budget_bytes } => Store::Memory(MemoryStore::new(*budget_bytes)),
-        StoreSpec::Postgres(url) => {
-            Store::Postgres(PostgresStore::open(url, Arc::clone(secret)).await?)
-        }
-    }))
+    let secret = Arc::clone(secret);
+    args.store.open(secret, args.retention()).await.map(Some)
 }
 
 /// None are kept on a server that retains nothing.

@@ -5,12 +5,18 @@
 //!
 //! A store that cannot do its work logs why, and says no more than that to its caller.
 
+mod hot;
 mod memory;
+#[cfg(test)]
+mod operations;
 mod postgres;
+mod spec;
+mod sqlite;
 #[cfg(test)]
 mod story;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -25,12 +31,24 @@ use crate::auth::Tenant;
 
 pub use memory::MemoryStore;
 pub use postgres::{PostgresStore, PostgresUrl};
+pub use spec::StoreSpec;
+pub use sqlite::{OpenError, SqliteStore};
 
 /// An enum rather than a trait object: there are few stores, and `async fn` stays plain.
 #[derive(Debug)]
 pub enum Store {
     Memory(MemoryStore),
     Postgres(PostgresStore),
+    Sqlite(SqliteStore),
+}
+
+/// What goes by itself. Running responses never do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Retention {
+    /// What was stored, or used in a conversation, longer ago than this goes.
+    pub age: Option<Duration>,
+    /// The oldest go while more than this is stored.
+    pub bytes: Option<u64>,
 }
 
 /// What is stored, to be read.
@@ -87,6 +105,7 @@ impl Reader {
     ) -> Result<Option<Chain>, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.load(owner, id)),
+            Store::Sqlite(store) => store.load(owner, id).await,
             Store::Postgres(store) => store.load(owner, id).await,
         }
     }
@@ -99,6 +118,7 @@ impl Reader {
     ) -> Result<Option<Chain>, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.chain(owner, id)),
+            Store::Sqlite(store) => store.chain(owner, id).await,
             Store::Postgres(store) => store.chain(owner, id).await,
         }
     }
@@ -110,6 +130,7 @@ impl Reader {
     ) -> Result<Option<ShownResponse>, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.response(owner, id)),
+            Store::Sqlite(store) => store.response(owner, id).await,
             Store::Postgres(store) => store.response(owner, id).await,
         }
     }
@@ -123,6 +144,7 @@ impl Reader {
     ) -> Result<Vec<Option<Item>>, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(ids.iter().map(|id| store.item(owner, id)).collect()),
+            Store::Sqlite(store) => store.items(owner, ids).await,
             Store::Postgres(store) => store.items(owner, ids).await,
         }
     }
@@ -134,6 +156,7 @@ impl Reader {
     ) -> Result<Option<Conversation>, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.conversation(owner, id)),
+            Store::Sqlite(store) => store.conversation(owner, id).await,
             Store::Postgres(store) => store.conversation(owner, id).await,
         }
     }
@@ -150,6 +173,7 @@ impl Writer {
     ) -> BoxFuture<'static, Result<(), SaveFailed>> {
         match &*self.0 {
             Store::Memory(store) => future::ready(store.save(owner, response)).boxed(),
+            Store::Sqlite(store) => store.save(owner, response),
             Store::Postgres(store) => store.save(owner, response),
         }
     }
@@ -158,6 +182,7 @@ impl Writer {
     pub async fn delete(&self, owner: Tenant, id: &ResponseId) -> Result<bool, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.delete(owner, id)),
+            Store::Sqlite(store) => store.delete(owner, id).await,
             Store::Postgres(store) => store.delete(owner, id).await,
         }
     }
@@ -169,6 +194,7 @@ impl Writer {
     ) -> Result<(), SaveFailed> {
         match &*self.0 {
             Store::Memory(store) => store.create_conversation(owner, conversation),
+            Store::Sqlite(store) => store.create_conversation(owner, conversation).await,
             Store::Postgres(store) => store.create_conversation(owner, conversation).await,
         }
     }
@@ -182,6 +208,7 @@ impl Writer {
     ) -> Result<bool, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.update_conversation(owner, id, metadata)),
+            Store::Sqlite(store) => store.update_conversation(owner, id, metadata).await,
             Store::Postgres(store) => store.update_conversation(owner, id, metadata).await,
         }
     }
@@ -196,6 +223,7 @@ impl Writer {
     ) -> Result<(), SaveFailed> {
         match &*self.0 {
             Store::Memory(store) => store.advance_conversation(owner, id, from, to),
+            Store::Sqlite(store) => store.advance_conversation(owner, id, from, to).await,
             Store::Postgres(store) => store.advance_conversation(owner, id, from, to).await,
         }
     }
@@ -208,6 +236,7 @@ impl Writer {
     ) -> Result<bool, StoreUnavailable> {
         match &*self.0 {
             Store::Memory(store) => Ok(store.delete_conversation(owner, id)),
+            Store::Sqlite(store) => store.delete_conversation(owner, id).await,
             Store::Postgres(store) => store.delete_conversation(owner, id).await,
         }
     }

@@ -53,6 +53,7 @@ class Turnwire:
                 env={
                     **os.environ,
                     "TURNWIRE_SECRET_FILE": str(log.with_suffix(".secret")),
+                    "TURNWIRE_STORE": f"sqlite:{log.with_suffix('.db')}",
                     **(environment or {}),
                 },
             )

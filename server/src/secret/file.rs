@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use super::{KEY_BYTES, Secret, SecretKey, random};
+use crate::data_directory::data_directory;
 
 /// A key takes 45 of them, so this is more than anyone has.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -43,11 +44,7 @@ pub enum SecretFileError {
 /// Where the keys are if nobody says: the user's data directory. None where the environment names
 /// no place for it.
 pub fn default_path(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let path = |name: &str| variable(name).map(PathBuf::from);
-    // The XDG specification says that a relative path is to be ignored.
-    let base = path("XDG_DATA_HOME").filter(|base| base.is_absolute());
-    let base = base.or_else(|| Some(path("HOME")?.join(".local/share")))?;
-    Some(base.join("turnwire/secret"))
+    Some(data_directory(variable)?.join("secret"))
 }
 
 impl Secret {

@@ -13,7 +13,7 @@ use turnwire_protocol::chain::Chain;
 use turnwire_protocol::id::{self, ConversationId, ResponseId};
 use turnwire_protocol::item::Item;
 use turnwire_protocol::session::SaveFailed;
-use turnwire_protocol::stored::{ConversationStep, ResponseText, Status, StoredResponse};
+use turnwire_protocol::stored::{ResponseText, Status, StoredResponse};
 
 use super::{Conversation, ShownResponse};
 use crate::auth::Tenant;
@@ -122,11 +122,16 @@ impl MemoryStore {
         if alone > self.budget_bytes {
             return Err(SaveFailed::TooLarge);
         }
-        if let Some(ConversationStep { id, from }) = &record.conversation {
-            let key = (owner, id.clone());
-            shelf.advance(&key, from.as_ref(), Some(record.chain.clone()), &mut gone)?;
+        let step = record.conversation.clone();
+        let step = step.map(|step| ((owner, step.id), step.from));
+        if let Some((key, from)) = &step {
+            shelf.check_end(key, from.as_ref())?;
         }
+        let chain = record.chain.clone();
         shelf.put(owner, record, &mut gone);
+        if let Some((key, from)) = &step {
+            shelf.advance(key, from.as_ref(), Some(chain), &mut gone)?;
+        }
         shelf.shrink_to(self.budget_bytes, &mut gone);
         drop(shelf);
         Ok(())
@@ -283,6 +288,21 @@ impl Shelf {
         true
     }
 
+    /// The chain of a conversation, which must end with this.
+    fn check_end(
+        &self,
+        key: &ConversationKey,
+        end: Option<&ResponseId>,
+    ) -> Result<Option<Chain>, SaveFailed> {
+        let named = self.conversations.get(key);
+        let named = named.ok_or(SaveFailed::ConversationMoved)?;
+        let chain = named.conversation.chain.clone();
+        match chain.as_ref().map(Chain::id) == end {
+            true => Ok(chain),
+            false => Err(SaveFailed::ConversationMoved),
+        }
+    }
+
     /// Lets a conversation that ends with `from` end with `to`.
     fn advance(
         &mut self,
@@ -291,12 +311,7 @@ impl Shelf {
         to: Option<Chain>,
         gone: &mut Vec<Link>,
     ) -> Result<(), SaveFailed> {
-        let named = self.conversations.get(key);
-        let before = named.map(|named| named.conversation.chain.clone());
-        let before = before.ok_or(SaveFailed::ConversationMoved)?;
-        if before.as_ref().map(Chain::id) != from {
-            return Err(SaveFailed::ConversationMoved);
-        }
+        let before = self.check_end(key, from)?;
         if let Some(to) = &to {
             self.pin(key.0, to);
         }
@@ -461,7 +476,7 @@ mod tests {
 
     use turnwire_protocol::chain::Carried;
     use turnwire_protocol::item::Item;
-    use turnwire_protocol::stored::Permit;
+    use turnwire_protocol::stored::{ConversationStep, Permit};
 
     use super::*;
     use crate::store::{Store, story};

@@ -12,7 +12,7 @@ use turnwire_protocol::stored::{ConversationStep, Permit, ResponseText, Status, 
 use super::{Conversation, Storage};
 use crate::auth::Tenant;
 
-const OWNER: Tenant = Tenant::ANYONE;
+pub(super) const OWNER: Tenant = Tenant::ANYONE;
 
 /// A link with an item of its own, `said_ID`, and one that was asked, which has no name.
 pub(super) fn link(parent: Option<&Chain>, id: &str) -> Chain {
@@ -281,6 +281,22 @@ async fn conversations_end_with_a_chain(storage: &Storage) {
     );
     assert_eq!(storage.ends("conv_d").await, Some(Some("resp_d4".into())));
     advance("resp_d4", None).await.unwrap();
+    // One that was under way is replaced by what came of it, in the conversation too.
+    let queued = link(None, "resp_d5");
+    storage.save(Status::Queued, &queued).await.unwrap();
+    let done = Chain::append(
+        None,
+        "resp_d5".into(),
+        Arc::clone(queued.input()),
+        Arc::new([]),
+        Carried::default(),
+        None,
+    );
+    storage.save_in("conv_d", &done).await.unwrap();
+    let conversation = storage.reader.conversation(OWNER, &id).await.unwrap();
+    let chain = conversation.unwrap().chain.unwrap();
+    assert_eq!(content(&chain), content(&done));
+    advance("resp_d5", None).await.unwrap();
     assert_eq!(storage.ends("conv_d").await, Some(None));
     assert_eq!(
         storage.finds(&["said_resp_d1", "said_resp_d4"]).await,

@@ -15,6 +15,8 @@ type Log = Lines<BufReader<ChildStderr>>;
 fn serve(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_turnwire"));
     command.arg("serve").args(flags).env_clear();
+    // Nothing here is to be found in the data directory of whoever runs the tests.
+    command.env("TURNWIRE_STORE", "memory");
     command.stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
@@ -109,7 +111,8 @@ async fn as_many_files_as_the_system_grants_can_be_open() {
         let mut program = Command::new("sh");
         program.args(["-c", shell, env!("CARGO_BIN_EXE_turnwire"), "serve"]);
         program.args(["--engine", "scripted", "--listen", "127.0.0.1:0"]);
-        program.args(["--max-connections", connections]).env_clear();
+        program.args(["--store", "memory"]).env_clear();
+        program.args(["--max-connections", connections]);
         program.stderr(Stdio::piped()).kill_on_drop(true);
         let mut program = program.spawn().unwrap();
         let mut log = BufReader::new(program.stderr.take().unwrap()).lines();

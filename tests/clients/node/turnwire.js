@@ -21,9 +21,8 @@ export function serveScripted() {
 
   before(async () => {
     const address = `127.0.0.1:${await freePort()}`;
-    server = spawn(BINARY, ['serve', '--listen', address, '--engine', 'scripted'], {
-      stdio: 'ignore',
-    });
+    const flags = ['--listen', address, '--engine', 'scripted', '--store', 'memory'];
+    server = spawn(BINARY, ['serve', ...flags], { stdio: 'ignore' });
     turnwire.client = new OpenAI({
       baseURL: `http://${address}/v1`,
       apiKey: 'unused',
