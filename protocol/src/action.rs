@@ -42,11 +42,15 @@ pub enum Action {
     WrapUp { turn: TurnKey },
     /// Drop the turn's engine stream. Nothing more is expected from it.
     Stop { turn: TurnKey },
-    /// Store a finished response and answer with `handle_saved`. Its last event waits for that.
+    /// Store a response and answer with `handle_saved`. Its last event waits for that, or its
+    /// first one if it is made in the background and has not begun.
     Save {
         turn: TurnKey,
         record: StoredResponse,
     },
+    /// Store how far a response in the background is. There is no answer; what is to be saved
+    /// later must be stored later.
+    SaveProgress { record: StoredResponse },
     /// Keep a chain for requests that bring its history, for as long as that is worth while. It
     /// can be continued by nothing else because of this.
     Keep { history: History, chain: Chain },
@@ -70,6 +74,7 @@ pub struct TurnSummary {
     pub usage: crate::engine::Usage,
     /// Turns in the chain, this one included; 0 if it did not become part of one.
     pub turns: u64,
+    /// As a response that can be continued.
     pub stored: bool,
     /// Whether the session started it to apply steers, without a create.
     pub automatic: bool,

@@ -60,13 +60,15 @@ pub(crate) struct CreateRequest {
     pub(crate) compact_threshold: Option<u64>,
     pub(crate) task: Task,
     pub(crate) generate: bool,
+    /// Made whether anybody waits for it or not, and stored from its beginning.
+    pub(crate) background: bool,
     /// None if the response must not be stored.
     pub(crate) permit: Option<Permit>,
     /// The members of the response object that follow from the request alone.
     pub(crate) echo: Bytes,
 }
 
-/// What a request is for. Nothing but an answer is stored.
+/// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     /// Or a warm-up.
@@ -77,13 +79,29 @@ pub(crate) enum Task {
     Count,
 }
 
-/// Whether the body of a POST asks for SSE. False for a body that a session would refuse.
-pub fn stream_requested(body: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Body {
-        stream: Option<bool>,
+/// How the answer to a POST is to be given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Delivery {
+    /// As server-sent events.
+    pub stream: bool,
+    /// The response is made whether anybody waits for it or not.
+    pub background: bool,
+}
+
+impl Delivery {
+    /// What a body asks for; the default for one that a session would refuse.
+    pub fn of(body: &[u8]) -> Self {
+        #[derive(Default, Deserialize)]
+        struct Body {
+            stream: Option<bool>,
+            background: Option<bool>,
+        }
+        let body: Body = serde_json::from_slice(body).unwrap_or_default();
+        Self {
+            stream: body.stream.unwrap_or(false),
+            background: body.background.unwrap_or(false),
+        }
     }
-    serde_json::from_slice::<Body>(body).is_ok_and(|body| body.stream == Some(true))
 }
 
 impl CreateRequest {
@@ -100,7 +118,7 @@ impl CreateRequest {
         if terms.permit.is_none() {
             refuse_retention(members)?;
         }
-        refuse_unsupported(members, terms.transport)?;
+        refuse_unsupported(members, terms)?;
 
         let model = Field::required("model", members.model)?.string()?;
         let generate = Field::optional("generate", members.generate, Field::boolean)?;
@@ -155,7 +173,15 @@ impl CreateRequest {
         let text = Text::read(Field::named("text", members.text), message)?;
         let reasoning = Reasoning::read(Field::named("reasoning", members.reasoning))?;
         let store = Field::optional("store", members.store, Field::boolean)?.unwrap_or(true);
+        // What has a path of its own is answered and forgotten.
         let permit = terms.permit.filter(|_| store && terms.task == Task::Answer);
+        let background = Field::optional("background", members.background, Field::boolean)?;
+        let background = background.unwrap_or(false);
+        if background && permit.is_none() {
+            let why = "A response can only be made in the background if it is stored, so that it \
+                       can be asked for. Leave 'store' out.";
+            return Err(Failure::unsupported_parameter("background", why));
+        }
 
         // What is only shown again, or not even that, must be right all the same.
         let truncation = Field::named("truncation", members.truncation);
@@ -206,6 +232,7 @@ impl CreateRequest {
             max_output_tokens,
             max_tool_calls,
             store: permit.is_some(),
+            background,
         };
         Ok(Self {
             echo: echo.members().into(),
@@ -233,6 +260,7 @@ impl CreateRequest {
                 task => task,
             },
             generate,
+            background,
             permit,
         })
     }
@@ -273,9 +301,9 @@ fn refuse_retention(members: &Members<'_>) -> Result<(), Failure> {
 }
 
 /// Refuses what would be wrong to ignore.
-fn refuse_unsupported(members: &Members<'_>, transport: Transport) -> Result<(), Failure> {
+fn refuse_unsupported(members: &Members<'_>, terms: Terms<'_>) -> Result<(), Failure> {
     let given = |name, raw| Field::named(name, raw).is_some();
-    if transport == Transport::Http {
+    if terms.transport == Transport::Http {
         let why = "It is for WebSocket connections only.";
         for (name, raw) in [
             ("stream_id", members.stream_id),
@@ -289,8 +317,17 @@ fn refuse_unsupported(members: &Members<'_>, transport: Transport) -> Result<(),
         Field::optional("stream", members.stream, Field::boolean)?;
     }
     if Field::optional("background", members.background, Field::boolean)? == Some(true) {
-        let why = "Responses are not made in the background here.";
-        return Err(Failure::unsupported_parameter("background", why));
+        let why = match (terms.transport, terms.task) {
+            (Transport::WebSocket, _) => Some(
+                "What is asked for on a WebSocket is not made in the background. Send it as a \
+                 POST instead.",
+            ),
+            (Transport::Http, Task::Answer) => None,
+            (Transport::Http, _) => Some("Only responses are made in the background."),
+        };
+        if let Some(why) = why {
+            return Err(Failure::unsupported_parameter("background", why));
+        }
     }
     if given("conversation", members.conversation) {
         if given("previous_response_id", members.previous_response_id) {

@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::id::ResponseId;
 use crate::item::Item;
 use crate::json::Object;
+use crate::stored::Status;
 
 /// What the response object shows of its request. A `&str` or bytes called JSON is copied.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ pub(crate) struct Echo<'a> {
     pub(crate) max_output_tokens: Option<u32>,
     pub(crate) max_tool_calls: Option<u32>,
     pub(crate) store: bool,
+    pub(crate) background: bool,
 }
 
 impl Echo<'_> {
@@ -62,7 +64,7 @@ impl Echo<'_> {
         members.value("max_tool_calls", &self.max_tool_calls);
         members.raw("truncation", self.truncation.as_bytes());
         members.value("store", &self.store);
-        members.value("background", &false);
+        members.value("background", &self.background);
         members.value("service_tier", "default");
         members.raw("metadata", self.metadata.as_bytes());
         members.raw("safety_identifier", self.safety_identifier.as_bytes());
@@ -77,6 +79,7 @@ impl Echo<'_> {
 /// What of the response object changes while its turn goes on.
 #[derive(Debug)]
 pub(crate) enum Moment<'a> {
+    Queued,
     InProgress,
     Completed {
         at: u64,
@@ -88,6 +91,19 @@ pub(crate) enum Moment<'a> {
     },
     Cancelled,
     Failed(&'a Failure),
+}
+
+impl Moment<'_> {
+    pub(crate) fn status(&self) -> Status {
+        match self {
+            Self::Queued => Status::Queued,
+            Self::InProgress => Status::InProgress,
+            Self::Completed { .. } => Status::Completed,
+            Self::Incomplete { .. } => Status::Incomplete,
+            Self::Cancelled => Status::Cancelled,
+            Self::Failed(_) => Status::Failed,
+        }
+    }
 }
 
 /// The response object of one turn.
@@ -108,13 +124,6 @@ impl ResponseObject {
         moment: &Moment<'_>,
         output: &[Item],
     ) -> Range<usize> {
-        let status = match moment {
-            Moment::InProgress => "in_progress",
-            Moment::Completed { .. } => "completed",
-            Moment::Incomplete { .. } => "incomplete",
-            Moment::Cancelled => "cancelled",
-            Moment::Failed(_) => "failed",
-        };
         let mut object = Object::open(out);
         object.value("id", self.id.as_str());
         object.value("object", "response");
@@ -123,7 +132,7 @@ impl ResponseObject {
             Moment::Completed { at, .. } => object.value("completed_at", at),
             _ => object.raw("completed_at", b"null"),
         }
-        object.value("status", status);
+        object.value("status", moment.status().as_str());
         match moment {
             Moment::Failed(failure) => write_error(&mut object, failure),
             _ => object.raw("error", b"null"),

@@ -3,6 +3,7 @@
 //! Feed it what happens with the `handle_*` methods; after each call, take and carry out every
 //! [`Action`] until `poll_action` returns `None`. It does no I/O, owns no clock and mints no ids.
 
+mod background;
 mod ending;
 mod matching;
 mod queue;
@@ -25,6 +26,7 @@ use crate::lane::{Lanes, Origin};
 use crate::limits::Limits;
 use crate::message::{ClientMessage, Create, Terms};
 use crate::seal::Sealer;
+use crate::session::background::Queued;
 use crate::session::ending::Finished;
 use crate::session::matching::Matching;
 use crate::session::referring::Referring;
@@ -91,10 +93,12 @@ impl From<SaveFailed> for Failure {
 /// * *referring* to items that the store may have ([`Action::LoadItems`]), if its input does.
 /// * *matching* its history with what is known ([`Action::Match`]), if nothing is named that it
 ///   continues and the session does so at all.
+/// * *queued*: stored, if it is to be made in the background ([`Action::Save`]).
 /// * *making*, from [`Action::Start`]. A failure before the engine's `Started` is an `error`
 ///   event, one after it a `response.failed`. While a started turn says nothing,
 ///   `response.in_progress` is sent again from time to time.
-/// * *saving* ([`Action::Save`]), unless `store` is false. The last event waits for it.
+/// * *saving* ([`Action::Save`]), unless `store` is false. The last event waits for it. Of those
+///   that failed or were cancelled, only a response in the background is saved.
 /// * *ended*: [`Action::Ended`] follows the last event at once.
 ///
 /// What steers do to this is told in `session/steering.rs`.
@@ -148,6 +152,7 @@ enum Stage {
     Loading(Box<CreateRequest>),
     Referring(Box<Referring>),
     Matching(Box<Matching>),
+    Queued(Box<Queued>),
     Making(Box<Turn>),
     Saving(Box<Finished>),
 }
@@ -345,6 +350,10 @@ impl Session {
                 origin,
                 stage: Stage::Saving(finished),
             }) => self.end_save(ids, origin, *finished, saved),
+            Some(Running {
+                origin,
+                stage: Stage::Queued(queued),
+            }) => self.begin_queued(now, origin, *queued, saved),
             Some(running) => drop(self.running.insert(turn, running)),
             None => {}
         }
@@ -409,9 +418,11 @@ impl Session {
             let turns = self.running.values();
             turns.filter_map(move |running| match &running.stage {
                 Stage::Making(turn) => turn.keep_alive_due(interval),
-                Stage::Loading(_) | Stage::Referring(_) | Stage::Matching(_) | Stage::Saving(_) => {
-                    None
-                }
+                Stage::Loading(_)
+                | Stage::Referring(_)
+                | Stage::Matching(_)
+                | Stage::Queued(_)
+                | Stage::Saving(_) => None,
             })
         });
         silences.chain(self.age_deadline()).min()

@@ -2,6 +2,7 @@
 
 mod compacting;
 mod matching;
+mod storing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,10 +26,11 @@ use crate::response::{Moment, ResponseObject};
 use crate::seal::Sealer;
 use crate::session::Now;
 use crate::steer::{Owed, Steer, SteerRefusal, Submissions};
-use crate::stored::Permit;
 use crate::tool::{Tool, ToolName};
 use crate::turn::compacting::Compacting;
 use crate::turn::matching::Whole;
+
+pub(crate) use crate::turn::storing::Announcement;
 
 /// A turn whose engine was asked to start.
 #[derive(Debug)]
@@ -49,8 +51,7 @@ pub(crate) struct Turn {
     /// What the chain carries after the input.
     carried: Carried,
     sealer: Arc<dyn Sealer>,
-    /// Whether `response.created` was sent.
-    started: bool,
+    told: Told,
     /// When the last event was sent.
     silent_since: Duration,
     output: Vec<Item>,
@@ -60,6 +61,16 @@ pub(crate) struct Turn {
     /// Set if the turn compacts, or may have to.
     compacting: Option<Box<Compacting>>,
     steers: Submissions,
+}
+
+/// What a client has been told of the beginning of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    /// That it was created, and waits for its engine in the background.
+    Queued,
+    /// That it was created, and is in progress.
+    InProgress,
 }
 
 /// What became of a turn after some output.
@@ -162,7 +173,7 @@ impl Turn {
             whole: None,
             carried,
             sealer,
-            started: false,
+            told: Told::Nothing,
             silent_since: now.elapsed,
             output: Vec::new(),
             calls: Vec::new(),
@@ -226,11 +237,11 @@ impl Turn {
         let has_started = self.compacting.as_ref().is_none_or(|it| it.has_started());
         match output {
             EngineOutput::Failed(failure) => Progress::Failed(failure.into()),
-            EngineOutput::Started if !self.started => {
+            EngineOutput::Started if self.told != Told::InProgress => {
                 self.announce_start(actions);
                 Progress::Going
             }
-            _ if !self.started || !has_started => Progress::Broken,
+            _ if self.told != Told::InProgress || !has_started => Progress::Broken,
             EngineOutput::Finished {
                 reason: FinishReason::ContextThreshold,
                 ..
@@ -321,22 +332,7 @@ impl Turn {
         actions: &mut VecDeque<Action>,
     ) -> (Event, Chain) {
         self.close_item(Ending::Incomplete, actions);
-        let mut carried = self.carried.clone();
-        if !self.calls.is_empty() {
-            let calls = carried.pending_calls.iter().chain(&self.calls);
-            carried.pending_calls = calls.cloned().collect();
-        }
-        let (id, input) = (self.response.id.clone(), Arc::clone(&self.request.input));
-        let output = self.output.clone().into();
-        let compacted = self.compacting.as_ref().and_then(|it| it.compacted());
-        let chain = match compacted {
-            Some(asked) => {
-                let whole = self.whole.as_ref().map(|whole| Arc::clone(whole.input()));
-                let asked = whole.unwrap_or(asked);
-                Chain::compacted(asked, id, input, output, carried, state)
-            }
-            None => Chain::append(self.parent.clone(), id, input, output, carried, state),
-        };
+        let chain = self.link(state);
         let (name, moment) = match reason {
             FinishReason::WrappedUp if chain.required_calls().next().is_none() => {
                 let reason = "steered";
@@ -357,25 +353,28 @@ impl Turn {
                 ("response.incomplete", Moment::Incomplete { reason, usage })
             }
         };
-        let stamp = self.sequence.peek();
-        let terminal = Event::lifecycle(stamp, name, &self.response, &moment, &self.output);
-        (terminal, chain)
+        (self.terminal(name, &moment), chain)
     }
 
-    /// Ends a response that failed.
-    pub(crate) fn fail(&mut self, failure: &Failure, actions: &mut VecDeque<Action>) {
+    /// Ends a response that failed. Its last event is handed out, too.
+    pub(crate) fn fail(&mut self, failure: &Failure, actions: &mut VecDeque<Action>) -> Event {
         self.close_item(Ending::Incomplete, actions);
-        self.lifecycle("response.failed", &Moment::Failed(failure), actions);
+        self.terminal("response.failed", &Moment::Failed(failure))
     }
 
-    /// Ends a response that the client cancelled.
-    pub(crate) fn cancel(&mut self, actions: &mut VecDeque<Action>) {
+    /// Ends a response that the client cancelled. Its last event is handed out, too.
+    pub(crate) fn cancel(&mut self, actions: &mut VecDeque<Action>) -> Event {
         self.close_item(Ending::Incomplete, actions);
         // There is no `response.cancelled` event; the status tells.
-        self.lifecycle("response.incomplete", &Moment::Cancelled, actions);
+        self.terminal("response.incomplete", &Moment::Cancelled)
     }
 
-    /// Sends the event that [`Turn::finish`] handed out.
+    fn terminal(&self, name: &'static str, moment: &Moment<'_>) -> Event {
+        let stamp = self.sequence.peek();
+        Event::lifecycle(stamp, name, &self.response, moment, &self.output)
+    }
+
+    /// Sends the event that the end of the turn has handed out.
     pub(crate) fn send_terminal(&mut self, terminal: Event, actions: &mut VecDeque<Action>) {
         self.sequence.take();
         actions.push_back(Action::Send(terminal));
@@ -383,7 +382,7 @@ impl Turn {
 
     /// When this turn is to show that it runs, if it says nothing until then.
     pub(crate) fn keep_alive_due(&self, interval: Duration) -> Option<Duration> {
-        let since = self.started.then_some(self.silent_since)?;
+        let since = self.is_started().then_some(self.silent_since)?;
         since.checked_add(interval)
     }
 
@@ -394,9 +393,12 @@ impl Turn {
         let announced = || self.compacting.as_ref().and_then(|it| it.announced());
         let open = open.or_else(announced);
         let made: Vec<Item> = self.output.iter().cloned().chain(open).collect();
+        let (name, moment) = match self.told {
+            Told::Queued => ("response.queued", Moment::Queued),
+            Told::Nothing | Told::InProgress => ("response.in_progress", Moment::InProgress),
+        };
         let stamp = self.sequence.take();
-        let name = "response.in_progress";
-        let event = Event::lifecycle(stamp, name, &self.response, &Moment::InProgress, &made);
+        let event = Event::lifecycle(stamp, name, &self.response, &moment, &made);
         actions.push_back(Action::Send(event));
         self.silent_since = now.elapsed;
     }
@@ -453,17 +455,9 @@ impl Turn {
         Some((owed, self.request))
     }
 
+    /// Whether `response.created` was sent.
     pub(crate) fn is_started(&self) -> bool {
-        self.started
-    }
-
-    /// None if the response must not be stored.
-    pub(crate) fn permit(&self) -> Option<Permit> {
-        self.request.permit
-    }
-
-    pub(crate) fn created_at(&self) -> u64 {
-        self.response.created_at
+        self.told != Told::Nothing
     }
 
     pub(crate) fn is_warm_up(&self) -> bool {
@@ -471,11 +465,18 @@ impl Turn {
     }
 
     fn announce_start(&mut self, actions: &mut VecDeque<Action>) {
-        self.started = true;
         self.whole.take_if(|_| self.compacting.is_none());
-        for name in ["response.created", "response.in_progress"] {
-            self.lifecycle(name, &Moment::InProgress, actions);
+        let moment = Moment::InProgress;
+        if self.told == Told::Nothing {
+            let created = self.lifecycle("response.created", &moment);
+            actions.push_back(Action::Send(created));
         }
+        self.told = Told::InProgress;
+        let event = self.lifecycle("response.in_progress", &moment);
+        if let Some(record) = self.progress(&event) {
+            actions.push_back(Action::SaveProgress { record });
+        }
+        actions.push_back(Action::Send(event));
     }
 
     fn close_item(&mut self, ending: Ending, actions: &mut VecDeque<Action>) {
@@ -492,15 +493,10 @@ impl Turn {
         }
     }
 
-    fn lifecycle(
-        &mut self,
-        name: &'static str,
-        moment: &Moment<'_>,
-        actions: &mut VecDeque<Action>,
-    ) {
+    /// The turn's next event, which must be sent.
+    fn lifecycle(&mut self, name: &'static str, moment: &Moment<'_>) -> Event {
         let stamp = self.sequence.take();
-        let event = Event::lifecycle(stamp, name, &self.response, moment, &self.output);
-        actions.push_back(Action::Send(event));
+        Event::lifecycle(stamp, name, &self.response, moment, &self.output)
     }
 }
 

@@ -59,6 +59,8 @@ enum Reply {
     Loaded(TurnKey, Result<Option<Chain>, StoreUnavailable>),
     Items(TurnKey, Result<Vec<Option<Item>>, StoreUnavailable>),
     Saved(TurnKey, Result<(), SaveFailed>),
+    /// What is stored on the way. If it is not, the end will be.
+    Noted,
 }
 
 impl Runner {
@@ -169,6 +171,7 @@ impl Runner {
                         self.session.handle_loaded(now, ids, turn, parent);
                     }
                     Reply::Items(turn, items) => self.session.handle_items(now, ids, turn, items),
+                    Reply::Noted => {}
                     Reply::Saved(turn, saved) => self.session.handle_saved(now, ids, turn, saved),
                 }
             } else if let Poll::Ready((turn, output)) = self.poll_engines(cx) {
@@ -243,6 +246,12 @@ impl Runner {
                     let saved = storage.writer.save(self.owner, record);
                     let saved = saved.map(move |saved| Reply::Saved(turn, saved));
                     self.replies.push(saved.boxed());
+                }
+                Action::SaveProgress { record } => {
+                    let storage = self.server.storage.as_ref();
+                    let storage = storage.expect("a record takes a permit, which takes a store");
+                    let noted = storage.writer.save(self.owner, record);
+                    self.replies.push(noted.map(|_| Reply::Noted).boxed());
                 }
                 Action::Send(event) => self.outbox.push(event),
                 Action::Ended { turn, summary } => {

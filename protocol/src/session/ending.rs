@@ -10,16 +10,31 @@ use crate::failure::Failure;
 use crate::id::IdSource;
 use crate::lane::{LaneName, Origin};
 use crate::message::CancelTarget;
+use crate::session::background::Stop;
 use crate::session::{Now, Phase, Running, SaveFailed, Session, Stage, Transport, Why};
 use crate::steer::{Owed, SteerRefusal};
 use crate::stored::{Status, StoredResponse};
 use crate::turn::Turn;
 
-/// A turn that ended well. Its last event waits until the response is stored, if it is to be.
+/// A turn that has ended. Its last event waits until the response is stored, if it is to be.
 #[derive(Debug)]
 pub(super) struct Finished {
     turn: Box<Turn>,
     terminal: Event,
+    end: End,
+}
+
+#[derive(Debug)]
+enum End {
+    /// It can be continued.
+    Link(Link),
+    /// It failed with this code, or was cancelled.
+    Broken { outcome: &'static str },
+}
+
+#[derive(Debug)]
+struct Link {
+    status: Status,
     chain: Chain,
     usage: Usage,
 }
@@ -41,46 +56,83 @@ impl Session {
             return;
         };
         let (terminal, chain) = turn.finish(now, reason, &usage, state, &mut self.actions);
+        let status = match terminal.name {
+            "response.completed" => Status::Completed,
+            _ => Status::Incomplete,
+        };
+        let record = turn.record(status, &terminal, chain.clone());
+        let end = End::Link(Link {
+            status,
+            chain,
+            usage,
+        });
         let finished = Finished {
             turn,
             terminal,
-            chain,
-            usage,
+            end,
         };
-        match finished.record() {
-            Some(record) => {
-                self.actions.push_back(Action::Save { turn: key, record });
-                let stage = Stage::Saving(Box::new(finished));
-                self.running.insert(key, Running { origin, stage });
-            }
-            None => self.complete(ids, origin, finished),
+        match record {
+            Some(record) => self.save(origin, finished, record),
+            None => self.tell_end(ids, origin, finished),
         }
+    }
+
+    /// Stores a turn that has ended, before its end is told.
+    fn save(&mut self, origin: Origin, finished: Finished, record: StoredResponse) {
+        let turn = origin.key;
+        self.actions.push_back(Action::Save { turn, record });
+        let stage = Stage::Saving(Box::new(finished));
+        self.running.insert(turn, Running { origin, stage });
     }
 
     pub(super) fn end_save(
         &mut self,
         ids: &mut dyn IdSource,
         origin: Origin,
-        finished: Finished,
+        mut finished: Finished,
         saved: Result<(), SaveFailed>,
     ) {
-        match saved {
-            Ok(()) => self.complete(ids, origin, finished),
-            Err(refusal) => {
-                self.fail(origin, finished.turn, refusal.into());
+        match (saved, &finished.end) {
+            (Ok(()), _) => self.tell_end(ids, origin, finished),
+            (Err(refusal), End::Link(_)) => self.fail(origin, finished.turn, refusal.into()),
+            (Err(refusal), End::Broken { .. }) => {
+                // Whoever asks for it must not be told another end.
+                let failure = Failure::from(refusal);
+                let outcome = failure.code;
+                finished.terminal = finished.turn.fail(&failure, &mut self.actions);
+                finished.end = End::Broken { outcome };
+                self.tell_end(ids, origin, finished);
             }
         }
     }
 
-    /// Sends the last event of a turn that ended well. Its lane goes on from it.
-    fn complete(&mut self, ids: &mut dyn IdSource, origin: Origin, finished: Finished) {
+    /// Sends the last event of a turn.
+    fn tell_end(&mut self, ids: &mut dyn IdSource, origin: Origin, finished: Finished) {
         let Finished {
-            mut turn,
+            turn,
             terminal,
+            end,
+        } = finished;
+        match end {
+            End::Link(link) => self.complete(ids, origin, turn, terminal, link),
+            End::Broken { outcome } => self.tell_broken(origin, turn, terminal, outcome),
+        }
+    }
+
+    /// Sends the last event of a turn that ended well. Its lane goes on from it.
+    fn complete(
+        &mut self,
+        ids: &mut dyn IdSource,
+        origin: Origin,
+        mut turn: Box<Turn>,
+        terminal: Event,
+        link: Link,
+    ) {
+        let Link {
+            status,
             chain,
             usage,
-        } = finished;
-        let outcome = status(&terminal).as_str();
+        } = link;
         let name = origin.lane.clone();
         let lane = self.lanes.of(name.as_ref());
         lane.running = None;
@@ -90,13 +142,8 @@ impl Session {
             self.actions.push_back(Action::Keep { history, chain });
         }
         turn.send_terminal(terminal, &mut self.actions);
-        self.log(
-            origin,
-            outcome,
-            usage,
-            chain.turns(),
-            turn.permit().is_some(),
-        );
+        let stored = turn.permit().is_some();
+        self.log(origin, status.as_str(), usage, chain.turns(), stored);
         self.fail_steers(left_behind, SteerRefusal::NotContinued);
         if let Some((owed, request)) = turn.into_steers() {
             self.hand_on(ids, name.as_ref(), chain, owed, request);
@@ -110,21 +157,66 @@ impl Session {
                 Stage::Loading(_) | Stage::Referring(_) | Stage::Matching(_) => {
                     self.refuse(origin, failure);
                 }
+                Stage::Queued(mut queued) => {
+                    queued.stop(Stop::Failed(failure));
+                    let stage = Stage::Queued(queued);
+                    self.running.insert(key, Running { origin, stage });
+                }
                 Stage::Making(turn) => self.fail(origin, turn, failure),
                 Stage::Saving(finished) => self.fail(origin, finished.turn, failure),
             }
         }
     }
 
-    /// Ends a turn whose engine was asked to start.
-    fn fail(&mut self, origin: Origin, mut turn: Box<Turn>, failure: Failure) {
+    /// Ends a turn whose engine was asked to start, or is not to be any more.
+    pub(super) fn fail(&mut self, origin: Origin, mut turn: Box<Turn>, failure: Failure) {
         if !turn.is_started() {
             return self.refuse(origin, failure);
         }
-        turn.fail(&failure, &mut self.actions);
         let left_behind = self.evict_parent(&origin);
-        self.end_without_link(origin, failure.code);
+        let terminal = turn.fail(&failure, &mut self.actions);
+        self.end_broken(origin, turn, Status::Failed, terminal, failure.code);
         self.fail_steers(left_behind, SteerRefusal::NotContinued);
+    }
+
+    /// Ends a turn that was cancelled after it had started.
+    pub(super) fn end_cancelled(&mut self, origin: Origin, mut turn: Box<Turn>) {
+        let terminal = turn.cancel(&mut self.actions);
+        self.end_broken(origin, turn, Status::Cancelled, terminal, "cancelled");
+    }
+
+    fn end_broken(
+        &mut self,
+        origin: Origin,
+        turn: Box<Turn>,
+        status: Status,
+        terminal: Event,
+        outcome: &'static str,
+    ) {
+        match turn.broken(status, &terminal) {
+            Some(record) => {
+                let end = End::Broken { outcome };
+                let finished = Finished {
+                    turn,
+                    terminal,
+                    end,
+                };
+                self.save(origin, finished, record);
+            }
+            None => self.tell_broken(origin, turn, terminal, outcome),
+        }
+    }
+
+    /// Sends the last event of a turn that becomes no part of a chain.
+    fn tell_broken(
+        &mut self,
+        origin: Origin,
+        mut turn: Box<Turn>,
+        terminal: Event,
+        outcome: &'static str,
+    ) {
+        turn.send_terminal(terminal, &mut self.actions);
+        self.end_without_link(origin, outcome);
         let owed = turn.into_steers().map(|(owed, _)| owed);
         self.fail_steers(owed, SteerRefusal::NotActive);
     }
@@ -196,20 +288,18 @@ impl Session {
     }
 
     fn cancel_running(&mut self, key: TurnKey) {
-        let is_saving = |running: &Running| matches!(running.stage, Stage::Saving(_));
-        if self.running.get(&key).is_none_or(is_saving) {
-            return;
+        match self.running.get_mut(&key).map(|running| &mut running.stage) {
+            None | Some(Stage::Saving(_)) => return,
+            Some(Stage::Queued(queued)) => return queued.stop(Stop::Cancelled),
+            Some(_) => {}
         }
         let Some(Running { origin, stage }) = self.running.remove(&key) else {
             return;
         };
-        if let Stage::Making(mut turn) = stage {
+        if let Stage::Making(turn) = stage {
             self.actions.push_back(Action::Stop { turn: key });
             if turn.is_started() {
-                turn.cancel(&mut self.actions);
-                self.end_without_link(origin, "cancelled");
-                let owed = turn.into_steers().map(|(owed, _)| owed);
-                return self.fail_steers(owed, SteerRefusal::NotActive);
+                return self.end_cancelled(origin, turn);
             }
         }
         self.turn_away(origin, "cancelled", Failure::response_cancelled());
@@ -241,10 +331,16 @@ impl Session {
     }
 
     /// Stops everything but what is being saved, which is complete and only waits for its commit.
+    /// What is queued comes to its end when that is stored.
     pub(super) fn stop_all(&mut self, why: Why) {
         self.phase = Phase::Closing(why);
         for (key, Running { origin, stage }) in mem::take(&mut self.running) {
             match (stage, why) {
+                (Stage::Queued(mut queued), _) => {
+                    queued.stop(Stop::Failed(Failure::server_shutting_down()));
+                    let stage = Stage::Queued(queued);
+                    self.running.insert(key, Running { origin, stage });
+                }
                 (stage @ Stage::Saving(_), _) => {
                     self.running.insert(key, Running { origin, stage });
                 }
@@ -290,24 +386,5 @@ impl Finished {
     /// Bytes of the messages of the steers that wait for it to be stored.
     pub(super) fn steer_bytes(&self) -> usize {
         self.turn.steers().bytes()
-    }
-
-    /// What the store gets, unless the response is not to be stored.
-    fn record(&self) -> Option<StoredResponse> {
-        Some(StoredResponse::new(
-            self.turn.permit()?,
-            status(&self.terminal),
-            self.turn.created_at(),
-            self.terminal.response_text()?,
-            self.chain.clone(),
-        ))
-    }
-}
-
-/// What the last event of a turn that ended well says of its response.
-fn status(terminal: &Event) -> Status {
-    match terminal.name {
-        "response.completed" => Status::Completed,
-        _ => Status::Incomplete,
     }
 }

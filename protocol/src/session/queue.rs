@@ -189,7 +189,12 @@ impl Session {
     }
 
     /// Starts the engine for what the turn is asked for.
-    pub(super) fn ask(&mut self, origin: Origin, mut making: Box<Turn>, asked: Box<TurnRequest>) {
+    pub(super) fn start_engine(
+        &mut self,
+        origin: Origin,
+        mut making: Box<Turn>,
+        asked: Box<TurnRequest>,
+    ) {
         let turn = origin.key;
         self.actions.push_back(Action::Start {
             turn,

@@ -64,6 +64,7 @@ impl Session {
                     Stage::Loading(_)
                     | Stage::Referring(_)
                     | Stage::Matching(_)
+                    | Stage::Queued(_)
                     | Stage::Making(_) => SteerRefusal::NotActive,
                 };
                 (running.origin.lane.as_ref(), refusal)
@@ -175,7 +176,7 @@ impl Running {
     /// Bytes of the messages of the steers that this turn keeps, or is going to apply.
     fn steer_bytes(&self) -> usize {
         let own = match &self.stage {
-            Stage::Loading(_) | Stage::Referring(_) | Stage::Matching(_) => 0,
+            Stage::Loading(_) | Stage::Referring(_) | Stage::Matching(_) | Stage::Queued(_) => 0,
             Stage::Making(turn) => turn.steers().bytes(),
             Stage::Saving(finished) => finished.steer_bytes(),
         };

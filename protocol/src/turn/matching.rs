@@ -15,7 +15,7 @@ use crate::history::{History, Prefix, Premise};
 use crate::item::Item;
 use crate::standing::Standing;
 use crate::tool::NotOffered;
-use crate::turn::Turn;
+use crate::turn::{Told, Turn};
 
 /// What a turn would be without its match.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Turn {
             | EngineFailureKind::Overloaded
             | EngineFailureKind::RateLimited { .. } => false,
         };
-        if self.started || !may_be_the_reason {
+        if self.told == Told::InProgress || !may_be_the_reason {
             return None;
         }
         let Whole { request, carried } = *self.whole.take()?;

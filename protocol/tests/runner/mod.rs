@@ -22,6 +22,8 @@
 //! match t1 items=[3,2,1]              it looks for what it was given the first items of
 //! matched t1: found|none              the longest of those that were kept, which it has to have
 //! save t1 / saved t1: ok|failed
+//! progress response.status=…          it has something stored without waiting for that
+//! cancel $id                          the response is cancelled over HTTP
 //! stop t1, wrap-up t1, ended t1 outcome=…, close code=1001
 //! ~ 90s                               time passes; the session is woken when it asked for it
 //! drain, oversized, reconnect         reconnect: a new connection to the same store
@@ -47,13 +49,13 @@ use turnwire_protocol::chain::Chain;
 use turnwire_protocol::engine::{Purpose, TextFormat, TurnRequest};
 use turnwire_protocol::event::Event;
 use turnwire_protocol::history::{History, Prefix};
-use turnwire_protocol::id::IdSource;
+use turnwire_protocol::id::{IdSource, ResponseId};
 use turnwire_protocol::item::Item;
 use turnwire_protocol::limits::Limits;
 use turnwire_protocol::record;
 use turnwire_protocol::seal::Transparent;
 use turnwire_protocol::session::{Now, SaveFailed, Session, Transport};
-use turnwire_protocol::stored::Permit;
+use turnwire_protocol::stored::{Permit, Status, StoredResponse};
 use turnwire_protocol::tool::ToolChoice;
 
 use self::expect::Expected;
@@ -179,7 +181,7 @@ struct Stage {
     names: BTreeMap<String, String>,
     turns: BTreeMap<String, TurnKey>,
     /// What waits to be stored, and what is.
-    saving: BTreeMap<TurnKey, Chain>,
+    saving: BTreeMap<TurnKey, (Status, Chain)>,
     asked: BTreeMap<TurnKey, String>,
     asked_items: BTreeMap<TurnKey, Vec<Arc<str>>>,
     stored: BTreeMap<String, Chain>,
@@ -238,8 +240,8 @@ impl Stage {
                 Ok(())
             }
             "<" => self.expect_event(rest),
-            "start" | "load" | "load-items" | "match" | "save" | "stop" | "wrap-up" | "ended"
-            | "close" => self.expect_action(word, rest),
+            "progress" | "start" | "load" | "load-items" | "match" | "save" | "stop"
+            | "wrap-up" | "ended" | "close" => self.expect_action(word, rest),
             _ => {
                 self.nothing_left()?;
                 self.act(word, rest)
@@ -318,13 +320,20 @@ impl Stage {
             }
             "saved" => {
                 let key = self.turn(turn)?;
-                let chain = self.saving.remove(&key).ok_or("nothing was to be saved")?;
+                let saving = self.saving.remove(&key);
+                let (status, chain) = saving.ok_or("nothing was to be saved")?;
                 let saved = match argument {
-                    "ok" => Ok(self.stored.insert(chain.id().to_string(), chain)),
+                    "ok" => Ok(()),
                     _ => Err(SaveFailed::Unavailable),
                 };
-                let saved = saved.map(drop);
+                if saved.is_ok() && status.is_continuable() {
+                    self.stored.insert(chain.id().to_string(), chain);
+                }
                 self.drive(|session, now, ids| session.handle_saved(now, ids, key, saved));
+            }
+            "cancel" => {
+                let id = ResponseId::from(&*self.substitute(rest));
+                self.drive(|session, now, ids| session.handle_cancel(now, ids, &id));
             }
             "~" => self.pass(rest)?,
             "drain" => self.drive(|session, now, _| session.handle_drain(now)),
@@ -437,7 +446,7 @@ impl Stage {
     fn expect_action(&mut self, word: &str, line: &str) -> Result<(), String> {
         let line = self.substitute(line);
         let (turn, fields) = match word {
-            "close" => ("", &*line),
+            "close" | "progress" => ("", &*line),
             _ => line.split_once(' ').unwrap_or((&line, "")),
         };
         while self.skipping && matches!(self.actions.front(), Some(Action::Send(_))) {
@@ -494,9 +503,18 @@ impl Stage {
                     "id": record.id.as_str(),
                     "response": response,
                     "turns": record.chain.turns(),
+                    "input": record.chain.asked().iter().map(gist).collect::<Vec<_>>(),
                 });
-                self.saving.insert(turn, record.chain);
+                demand_status(&record, &seen)?;
+                self.saving.insert(turn, (record.status, record.chain));
                 ("save", Some(turn), seen)
+            }
+            Action::SaveProgress { record } => {
+                read_back(&record.chain)?;
+                let response: Value = parse(&record.text.with_output_of(&record.chain))?;
+                let seen = json!({"id": record.id.as_str(), "response": response});
+                demand_status(&record, &seen)?;
+                ("progress", None, seen)
             }
             Action::Send(event) => ("an event", None, parse(&event.json)?),
             Action::Ended { turn, summary } => {
@@ -565,6 +583,15 @@ impl Stage {
 
 fn parse(json: &[u8]) -> Result<Value, String> {
     serde_json::from_slice(json).map_err(|error| format!("not JSON: {error}"))
+}
+
+/// Whether a record and its text are at one.
+fn demand_status(record: &StoredResponse, seen: &Value) -> Result<(), String> {
+    let told = seen["response"]["status"].as_str();
+    match told == Some(record.status.as_str()) {
+        true => Ok(()),
+        false => Err(format!("saved as {:?}: {seen}", record.status)),
+    }
 }
 
 fn describe_request(request: &TurnRequest) -> Value {

@@ -62,6 +62,7 @@ pub(crate) struct Watch {
 #[derive(Debug, Default)]
 struct Response {
     id: String,
+    background: bool,
     next_number: u64,
     done: Vec<Value>,
     open: Option<Item>,
@@ -156,16 +157,19 @@ impl Watch {
                     .as_str()
                     .ok_or("a response has no id")?
                     .to_owned();
-                demand(
-                    response["status"] == "in_progress",
-                    "created is in progress",
-                )?;
+                let background = response["background"] == true;
+                let status = match background {
+                    true => "queued",
+                    false => "in_progress",
+                };
+                demand(response["status"] == status, "how far a new response is")?;
                 demand(
                     response["output"] == Value::Array(Vec::new()),
                     "created has no output",
                 )?;
                 let fresh = Response {
                     id,
+                    background,
                     ..Response::default()
                 };
                 let former = self.running.insert(lane.clone(), fresh);
@@ -179,10 +183,11 @@ impl Watch {
             .ok_or("no response runs on this lane")?;
         demand(number == running.next_number, "the numbers do not count up")?;
         running.next_number += 1;
-        demand(
-            number != 1 || event.name == "response.in_progress",
-            "in_progress comes second",
-        )?;
+        let second = match running.background {
+            true => "response.queued",
+            false => "response.in_progress",
+        };
+        demand(number != 1 || event.name == second, "what comes second")?;
         if let Some(response) = &response_of(json) {
             demand(response["id"] == running.id.as_str(), "another response")?;
         }
@@ -209,7 +214,9 @@ impl Response {
         let index = self.done.len();
         match name {
             "response.created" => Ok(()),
-            "response.in_progress" => self.follow_snapshot(&json["response"]["output"]),
+            "response.queued" | "response.in_progress" => {
+                self.follow_snapshot(&json["response"]["output"])
+            }
             "response.completed" | "response.incomplete" | "response.failed" => {
                 // A compaction that fails has nothing to show for itself.
                 let gave_up = json["response"]["status"] == "failed"

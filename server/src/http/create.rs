@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hyper::Request;
 use hyper::body::Incoming;
-use turnwire_protocol::create::stream_requested;
+use turnwire_protocol::create::Delivery;
 use turnwire_protocol::failure::Failure;
 
 use super::answer::{self, Answer};
@@ -24,7 +24,11 @@ pub(super) async fn create(
         Ok(body) => body,
         Err(failure) => return answer::failure(&failure),
     };
-    let stream = stream_requested(&body);
+    let delivery = Delivery::of(&body);
+    if delivery.background {
+        let why = "Responses are not made in the background here.";
+        return answer::failure(&Failure::unsupported_parameter("background", why));
+    }
     let mut exchange = Exchange::begin(server, owner, body);
     let Some(first) = exchange.next().await else {
         return answer::failure(&Failure::server_shutting_down());
@@ -32,7 +36,7 @@ pub(super) async fn create(
     if let Some(failure) = &first.failure {
         return answer::failure(failure);
     }
-    if stream {
+    if delivery.stream {
         return answer::events(EventStream::new(first, exchange));
     }
     let Some(last) = exchange.end().await else {
