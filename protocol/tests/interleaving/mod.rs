@@ -5,6 +5,7 @@
 //! property tests and the fuzz target share this.
 
 mod items;
+mod records;
 mod steers;
 #[path = "../runner/watch.rs"]
 mod watch;
@@ -20,13 +21,14 @@ use turnwire_protocol::engine::{
     EngineFailure, EngineFailureKind, EngineOutput, FinishReason, ItemStart, Usage,
 };
 use turnwire_protocol::history::{History, Prefix};
-use turnwire_protocol::id::IdSource;
+use turnwire_protocol::id::{IdSource, ResponseId};
 use turnwire_protocol::lane::LaneName;
 use turnwire_protocol::limits::Limits;
 use turnwire_protocol::seal::Transparent;
 use turnwire_protocol::session::{Now, SaveFailed, Session, Transport};
-use turnwire_protocol::stored::Permit;
+use turnwire_protocol::stored::{Permit, Status};
 
+use self::records::Records;
 use self::steers::Ledger;
 use self::watch::Watch;
 
@@ -37,18 +39,26 @@ const KEEP_ALIVE: Duration = Duration::from_secs(7);
 
 /// Plays inputs to their end, then lets everything come to an end. Panics if anything is wrong.
 ///
-/// A connection that closes is followed by another. The last one is hung up on in the middle of
-/// whatever it does, one time out of two.
+/// A connection that closes is followed by another, of the other kind. The last one is hung up on
+/// in the middle of whatever it does, one time out of two.
 pub(crate) fn play<'a>(inputs: impl IntoIterator<Item = &'a [u8]>) {
-    let mut play = Play::new();
+    let mut inputs = inputs.into_iter().peekable();
+    let mut play = Play::new(match inputs.peek() {
+        Some([_, 192..=255, ..]) => Transport::Http,
+        _ => Transport::WebSocket,
+    });
     let mut in_order = true;
     for input in inputs {
         let mut script = Script(input);
         let what = script.next().unwrap_or(0);
         play.act(what, &mut script);
         if play.closed {
+            let next = match play.transport {
+                Transport::WebSocket => Transport::Http,
+                Transport::Http => Transport::WebSocket,
+            };
             play.wind_up();
-            play = Play::new();
+            play = Play::new(next);
         }
         in_order = !in_order;
     }
@@ -98,6 +108,7 @@ pub(crate) fn hear(message: &[u8]) {
                 Action::Load { .. }
                 | Action::LoadItems { .. }
                 | Action::Match { .. }
+                | Action::Save { .. }
                 | Action::Start { .. } => answers += 1,
                 Action::Ended { .. } => {}
                 other => panic!("not an answer: {other:?}"),
@@ -158,6 +169,7 @@ enum Making {
 }
 
 struct Play {
+    transport: Transport,
     session: Session,
     now: Now,
     ids: Counter,
@@ -182,8 +194,12 @@ struct Play {
     speaking: BTreeMap<Option<String>, String>,
     /// When it sent its last event.
     heard: BTreeMap<Option<String>, Duration>,
-    saving: BTreeMap<TurnKey, Chain>,
+    /// The last event of it that told how far it is.
+    progress: BTreeMap<Option<String>, String>,
+    saving: BTreeMap<TurnKey, (Status, Chain)>,
+    /// What can be continued.
     stored: BTreeMap<String, Chain>,
+    records: Records,
     /// Ids of items that were seen.
     items: Vec<String>,
     /// All responses that were seen, with outputs for the calls in them.
@@ -201,11 +217,12 @@ struct Play {
     successors: BTreeSet<String>,
     wrapping_up: BTreeSet<TurnKey>,
     states: Vec<Weak<()>>,
+    /// Nothing but the end is to come.
     closed: bool,
 }
 
 impl Play {
-    fn new() -> Self {
+    fn new(transport: Transport) -> Self {
         let limits = Limits {
             connection_age: Some(Duration::from_secs(120)),
             age_grace: Duration::from_secs(10),
@@ -223,8 +240,9 @@ impl Play {
             unix_seconds: 1_800_000_000,
         };
         Self {
+            transport,
             session: Session::new(
-                Transport::WebSocket,
+                transport,
                 limits,
                 Arc::new(Transparent),
                 Some(Permit::grant()),
@@ -245,8 +263,10 @@ impl Play {
             lanes: BTreeMap::new(),
             speaking: BTreeMap::new(),
             heard: BTreeMap::new(),
+            progress: BTreeMap::new(),
             saving: BTreeMap::new(),
             stored: BTreeMap::new(),
+            records: Records::default(),
             items: Vec::new(),
             responses: Vec::new(),
             settings: BTreeMap::new(),
@@ -308,17 +328,19 @@ impl Play {
             11 => {
                 let saving: Vec<TurnKey> = self.saving.keys().copied().collect();
                 let turn = script.pick(&saving).copied().unwrap_or(TurnKey(7));
-                let chain = self.saving.remove(&turn);
-                let saved = match (script.next(), chain) {
-                    (Some(200..), _) => Err(SaveFailed::Unavailable),
-                    (_, chain) => {
-                        let stored = chain.map(|chain| (chain.id().to_string(), chain));
-                        self.stored.extend(stored);
-                        Ok(())
-                    }
+                let saved = match script.next() {
+                    Some(200..) => Err(SaveFailed::Unavailable),
+                    _ => Ok(()),
                 };
-                self.session
-                    .handle_saved(self.now, &mut self.ids, turn, saved);
+                self.answer_save(turn, saved);
+            }
+            12 if self.transport == Transport::Http => {
+                let saving = self.saving.values().map(|(_, chain)| chain.id().clone());
+                let told = self.responses.iter().map(|(id, _)| ResponseId::from(&**id));
+                let ids: Vec<ResponseId> = saving.chain(told).collect();
+                if let Some(id) = script.pick(&ids) {
+                    self.session.handle_cancel(self.now, &mut self.ids, id);
+                }
             }
             12 => {
                 let id = script.pick(&self.responses).map_or("", |(id, _)| id);
@@ -346,9 +368,18 @@ impl Play {
                 self.carry_out();
                 self.assert_no_silence();
             }
-            _ if what == 255 => self.session.handle_drain(self.now),
+            _ if what == 255 => {
+                self.session.handle_drain(self.now);
+                // Of an HTTP request nothing is closed.
+                self.carry_out();
+                self.closed |= self.transport == Transport::Http;
+            }
             _ if what == 223 => self.session.match_histories(),
             _ if what == 239 => self.session.handle_oversized(self.now),
+            _ if self.transport == Transport::Http => {
+                let message = self.create(script);
+                self.say(message);
+            }
             _ => {
                 let message = self.steer(script);
                 self.say(message);
@@ -367,6 +398,7 @@ impl Play {
     fn create(&mut self, script: &mut Script<'_>) -> String {
         let byte = script.next().unwrap_or(0);
         let lane = match byte % 16 {
+            0..=14 if self.transport == Transport::Http => "",
             0..=4 => "",
             5..=8 => r#","stream_id":"a""#,
             9..=12 => r#","stream_id":"b""#,
@@ -404,6 +436,13 @@ impl Play {
         }
         let setting = match script.next().unwrap_or(0) % 16 {
             0..=6 => r#","store":false"#,
+            7..=13 if self.transport == Transport::Http => match script.next().unwrap_or(0) {
+                0..=180 => r#","background":true"#,
+                181..=220 => {
+                    r#","background":true,"context_management":[{"compact_threshold":1000}]"#
+                }
+                _ => r#","background":true,"store":false"#,
+            },
             7..=9 => "",
             10 | 11 => r#","context_management":[{"compact_threshold":1000}]"#,
             12 | 13 => r#","store":false,"generate":false"#,
@@ -549,13 +588,27 @@ impl Play {
             .handle_matched(self.now, &mut self.ids, turn, found);
     }
 
+    /// Tells the session whether something was stored.
+    fn answer_save(&mut self, turn: TurnKey, saved: Result<(), SaveFailed>) {
+        if let Some((status, chain)) = self.saving.remove(&turn) {
+            let id = chain.id().to_string();
+            self.records.follow_answer(&id, status, saved.is_ok());
+            if saved.is_ok() && status.is_continuable() {
+                self.stored.insert(id, chain);
+            }
+        }
+        self.session
+            .handle_saved(self.now, &mut self.ids, turn, saved);
+    }
+
     fn carry_out(&mut self) {
         self.ended_on = None;
         while let Some(action) = self.session.poll_action() {
-            assert!(!self.closed, "after the close: {action:?}");
+            let is_socket = self.transport == Transport::WebSocket;
+            assert!(!self.closed || !is_socket, "after the close: {action:?}");
             match action {
                 Action::Send(event) => {
-                    let json = match self.watch.check(&event, Transport::WebSocket) {
+                    let json = match self.watch.check(&event, self.transport) {
                         Ok(json) => json,
                         Err(problem) => panic!("{problem}"),
                     };
@@ -564,6 +617,7 @@ impl Play {
                     assert_eq!(event.lane.as_ref().map(LaneName::as_str), lane.as_deref());
                     self.listen(&lane, &json, event.is_terminal());
                     self.steers.follow(lane.as_deref(), &json);
+                    self.records.follow_event(&json);
                     self.compare_settings(&json);
                     self.ended_on = event.is_terminal().then_some(lane);
                     if let Some(id) = json.pointer("/response/id").and_then(|id| id.as_str()) {
@@ -628,12 +682,16 @@ impl Play {
                     assert!(self.making.remove(&turn).is_some(), "stopped for nothing");
                 }
                 Action::Save { turn, record } => {
-                    assert!(
-                        self.making.remove(&turn).is_some(),
-                        "saved before it was made"
-                    );
-                    self.saving.insert(turn, record.chain);
+                    let was_made = self.making.remove(&turn).is_some();
+                    let is_end = record.status.is_continuable();
+                    assert!(was_made || !is_end, "saved before it was made");
+                    self.records.check(&record);
+                    self.loading.remove(&turn);
+                    self.referring.remove(&turn);
+                    self.looking.remove(&turn);
+                    self.saving.insert(turn, (record.status, record.chain));
                 }
+                Action::SaveProgress { record } => self.records.follow_progress(&record),
                 Action::Ended { turn, summary } => {
                     let created = self.settings.contains_key(summary.id.as_str());
                     let told = self.ended_on.take();
@@ -691,7 +749,7 @@ impl Play {
         let number = json["sequence_number"].as_u64();
         let last = self.heard.get(lane).copied();
         match json["type"].as_str() {
-            Some("response.in_progress") if number > Some(1) => {
+            Some(name) if self.progress.get(lane).is_some_and(|told| told == name) => {
                 let last = last.expect("only a response that runs shows that it does");
                 assert!(
                     self.now.elapsed - last >= KEEP_ALIVE,
@@ -707,7 +765,14 @@ impl Play {
         if is_terminal {
             self.heard.remove(lane);
             self.speaking.remove(lane);
+            self.progress.remove(lane);
         } else {
+            if let Some(name) = json["type"]
+                .as_str()
+                .filter(|_| json.get("response").is_some())
+            {
+                self.progress.insert(lane.clone(), name.to_owned());
+            }
             self.heard.insert(lane.clone(), self.now.elapsed);
             if let Some(id) = json["response"]["id"].as_str() {
                 self.speaking.insert(lane.clone(), id.to_owned());
@@ -737,9 +802,8 @@ impl Play {
                     .handle_items(self.now, &mut self.ids, turn, Ok(items));
             } else if let Some((&turn, _)) = self.looking.first_key_value() {
                 self.answer_match(turn, true);
-            } else if let Some((turn, _)) = self.saving.pop_first() {
-                self.session
-                    .handle_saved(self.now, &mut self.ids, turn, Ok(()));
+            } else if let Some((&turn, _)) = self.saving.first_key_value() {
+                self.answer_save(turn, Ok(()));
             } else if let Some((turn, _)) = self.making.pop_first() {
                 let failure = failed(EngineFailureKind::Overloaded);
                 self.session
@@ -753,7 +817,9 @@ impl Play {
         self.session.handle_drain(self.now);
         self.carry_out();
         self.steers.end();
-        assert!(self.closed, "a drained connection closes");
+        self.records.end();
+        let is_http = self.transport == Transport::Http;
+        assert!(self.closed || is_http, "a drained connection closes");
         let keys: Vec<u64> = self.ended.iter().map(|turn| turn.0).collect();
         let all: Vec<u64> = (0..keys.len() as u64).collect();
         assert_eq!(keys, all, "a create has no end");
