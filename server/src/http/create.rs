@@ -25,7 +25,7 @@ pub(super) async fn create(
         Err(failure) => return answer::failure(&failure),
     };
     let delivery = Delivery::of(&body);
-    if delivery.background {
+    if delivery.background && server.storage.is_some() {
         let why = "Responses are not made in the background here.";
         return answer::failure(&Failure::unsupported_parameter("background", why));
     }
