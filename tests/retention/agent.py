@@ -215,22 +215,35 @@ class Agent:
             compact = [] if self._is_slow else ["responses/compact"]
             for resource in [*compact, "responses/input_tokens"]:
                 self._post(http, resource, {"model": self._model, "input": self._say(resource)})
-            metadata = {"metadata": {"topic": self._say("conversation")}}
-            self._post(http, "conversations", {**metadata, "items": [self._user("conversation")]})
-            background = {"background": True, "store": True}
-            self._post(http, "responses", {**create, **background})
-            self._post(http, "responses", {**create, "conversation": self._say(NAME)})
             for message in self._mistakes():
                 self._post(http, "responses", message)
             for stored in [*self._stored, self._say(NAME)]:
                 for below in ("", "/input_items", f"?include={self._say('query')}", "?stream=true"):
                     self._count(http.get(f"responses/{stored}{below}"))
-            if not self._store:
+            if self._store:
+                self._asks_to_keep(http)
+            else:
                 # A stored response stays, so that it is there to be found.
                 for stored in self._stored:
                     self._count(http.delete(f"responses/{stored}"))
             self._count(http.get(f"models/{self._say('model')}"))
             self._count(http.request(self._say("method").upper(), f"{self._say('path')}"))
+
+    def _asks_to_keep(self, http: httpx.Client) -> None:
+        """Conversations, which are kept whatever `store` says, and responses to come back for."""
+        items = {"items": [self._user("conversation")]}
+        metadata = {"metadata": {"topic": self._say("topic")}}
+        made = self._post(http, "conversations", {**metadata, **items})
+        conversation = made.get("id", self._say(NAME))
+        self._post(http, f"conversations/{conversation}", metadata)
+        self._post(http, f"conversations/{conversation}/items", items)
+        self._count(http.get(f"conversations/{conversation}/items"))
+        create = {**self._create(), "input": self._say("in a conversation")}
+        self._post(http, "responses", {**create, "conversation": conversation})
+        kept = self._post(http, "responses", {**create, "background": True})
+        response = kept.get("id", self._say(NAME))
+        self._count(http.get(f"responses/{response}?stream=true&starting_after=1"))
+        self._post(http, f"responses/{response}/cancel", {})
 
     def _is_hostile(self) -> None:
         """Bytes that are no HTTP, no WebSocket, and no text."""
@@ -404,14 +417,18 @@ class Agent:
         except (ConnectionClosed, TimeoutError):
             self.heard["closed"] += 1
 
-    def _post(self, http: httpx.Client, resource: str, body: Members) -> None:
-        self._post_bytes(http, resource, json.dumps(body).encode(), {})
+    def _post(self, http: httpx.Client, resource: str, body: Members) -> Members:
+        """What it is answered, if that is an object."""
+        return self._post_bytes(http, resource, json.dumps(body).encode(), {})
 
     def _post_bytes(
         self, http: httpx.Client, resource: str, body: bytes, headers: dict[str, str]
-    ) -> None:
+    ) -> Members:
         headers = {"content-type": "application/json", **headers}
-        self._count(http.post(resource, content=body, headers=headers))
+        response = http.post(resource, content=body, headers=headers)
+        self._count(response)
+        is_object = response.headers.get("content-type", "").startswith("application/json")
+        return response.json() if is_object else {}
 
     def _count(self, response: httpx.Response) -> None:
         self.heard[f"HTTP {response.status_code}"] += 1

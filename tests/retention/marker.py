@@ -3,6 +3,7 @@
 import base64
 import secrets
 import string
+from functools import cached_property
 
 ALPHABET = string.ascii_lowercase + string.digits
 
@@ -24,6 +25,7 @@ class Marker:
         """The marker for one place in a request, no longer than a name may be."""
         return "_".join([self.core] * self._times + [place])[:64]
 
+    @cached_property
     def forms(self) -> dict[str, bytes]:
         """The marker as bytes, by the name of each form."""
         core = self.core.encode()

@@ -62,8 +62,7 @@ def search_tree(root: Path, marker: Marker) -> list[Hit]:
 
 
 def search_bytes(path: str, data: bytes, marker: Marker) -> list[Hit]:
-    forms = marker.forms()
-    return list(_search(path, "", data, forms, MOST_LAYERS))
+    return list(_search(path, "", data, marker.forms, MOST_LAYERS))
 
 
 def _search(

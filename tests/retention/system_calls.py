@@ -11,7 +11,6 @@ from search import Hit, search_bytes
 # `PID name(arguments) = result`, or the first half of it if another thread was heard in between.
 CALL = re.compile(r"^\d+ +(?P<name>\w+)\((?P<arguments>.*)$")
 STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
-DESCRIPTOR = re.compile(r"^(?P<number>\d+)<(?P<target>[^>]*(?:->[^>]*)?(?:\]>|>))")
 
 WRITES = {
     *("write", "writev", "pwrite64", "pwritev", "pwritev2", "sendto", "sendmsg", "sendmmsg"),
@@ -58,7 +57,11 @@ def _target(arguments: str) -> str:
     # A socket is told like `TCP:[127.0.0.1:1->127.0.0.1:2]`, so that an arrow is no end.
     end = re.search(r"(?<!-)>", rest)
     target = rest[: end.start()] if end else rest
-    return re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), target)
+    return _unescaped(target)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\x([0-9a-f]{2})", lambda found: chr(int(found[1], 16)), text)
 
 
 def search_trace(
@@ -87,10 +90,16 @@ def is_socket(target: str, addresses: set[str]) -> bool:
 
 def hidden_writes(trace: Path) -> list[str]:
     """Calls that write what a trace does not show."""
-    hidden = []
-    for call in read_trace(trace):
-        # SQLite's -shm file says where in the WAL a page is, and holds none.
-        is_mapped = call.name == "mmap" and "PROT_WRITE" in call.text and "MAP_SHARED" in call.text
-        if call.name in HIDDEN or (is_mapped and "MAP_ANONYMOUS" not in call.text):
-            hidden.append(f"{call.name}({call.text}")
-    return hidden
+    return [
+        f"{call.name}({call.text}"
+        for call in read_trace(trace)
+        if call.name in HIDDEN or _writes_by_mapping(call)
+    ]
+
+
+def _writes_by_mapping(call: Call) -> bool:
+    """SQLite's -shm does not count: it says in which places of the WAL pages are, and is a file
+    that is searched like any other."""
+    is_shared = call.name == "mmap" and "PROT_WRITE" in call.text and "MAP_SHARED" in call.text
+    mapped = _unescaped("".join(re.findall(r"<([^>]*)>", call.text)))
+    return is_shared and "MAP_ANONYMOUS" not in call.text and not mapped.endswith("-shm")

@@ -76,7 +76,7 @@ def _small_window(data: bytes) -> bytes:
 
 
 def test_every_form_has_an_example():
-    assert set(ENCODED) == set(MARKER.forms())
+    assert set(ENCODED) == set(MARKER.forms)
 
 
 @pytest.mark.parametrize("form", ENCODED)
