@@ -17,7 +17,7 @@ from conftest import Confine, scripted_engine
 from marker import Marker
 from postgres_server import PostgresServer
 from search import Hit, search_tree
-from system_calls import search_trace
+from system_calls import hidden_writes, search_trace
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,13 @@ class Store:
     search: Callable[[Marker], list[Hit]] = lambda _: []
     address: str = ""
     """Where it is asked for what a request names, if it is another process."""
+
+
+@contextmanager
+def sqlite(directory: Path) -> Iterator[Store]:
+    place = directory / "sqlite"
+    place.mkdir()
+    yield Store(f"sqlite:{place / 'turnwire.db'}", lambda marker: search_tree(place, marker))
 
 
 @contextmanager
@@ -44,7 +51,7 @@ def postgres(_: Path) -> Iterator[Store]:
         database.close()
 
 
-STORES = {"postgres": postgres}
+STORES = {"sqlite": sqlite, "postgres": postgres}
 
 
 @pytest.fixture(params=STORES)
@@ -63,4 +70,5 @@ def test_only_what_is_stored_is_found(confine: Confine, store: Store, tmp_path: 
     kept = server.search(marker) + store.search(marker)
     names = {store.address: marker.at(NAME)}
     written = search_trace(trace, marker, {server.server.address}, names)
+    assert hidden_writes(trace) == []
     assert [bool(kept), bool(written)] == [stored, stored], [*kept[:5], *written[:5]]
