@@ -108,6 +108,26 @@ def test_what_is_deleted_on_one_server_is_gone_on_the_other(pair: Pair):
         assert "turn 3, 5 items" in kept.text
 
 
+def test_a_conversation_is_the_same_on_both_servers(pair: Pair):
+    one, two = (server.client() for server in pair)
+
+    def said(client: OpenAI, conversation: str) -> list[str]:
+        items = client.conversations.items.list(conversation, order="asc").data
+        return [part.text for item in items for part in item.content]
+
+    message = {"type": "message", "role": "user"}
+    conversation = one.conversations.create(items=[{**message, "content": "first"}]).id
+    two.conversations.items.create(conversation, items=[{**message, "content": "second"}])
+    two.conversations.update(conversation, metadata={"topic": "stars"})
+    for client in (one, two):
+        assert said(client, conversation) == ["first", "second"]
+        assert client.conversations.retrieve(conversation).metadata == {"topic": "stars"}
+    two.conversations.delete(conversation)
+    for client in (one, two):
+        with pytest.raises(NotFoundError):
+            client.conversations.retrieve(conversation)
+
+
 def test_what_one_server_has_sealed_the_other_opens(pair: Pair):
     one, two = (server.client() for server in pair)
     long_ago = [{"role": "user", "content": "Long ago."}]
