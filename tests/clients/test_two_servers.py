@@ -1,5 +1,6 @@
 """Two servers on one PostgreSQL: what one has made is there on the other."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,10 @@ from toolbox import TOOLS, call_output
 from turns import Turn
 
 SCRIPT = """
+[[reply]]
+user_contains = "hang"
+steps = [{ text = "{name}" }, { hang = true }]
+
 [[reply]]
 has_tools = true
 after_tool = false
@@ -165,11 +170,23 @@ def test_owners_are_the_same_on_both_servers(start_pair: StartPair, tmp_path: Pa
     assert turn.error is not None and turn.error["code"] == "previous_response_not_found"
 
 
-def test_a_server_that_is_killed_leaves_what_it_has_acknowledged(start_pair: StartPair):
+def test_a_server_that_is_killed_leaves_what_it_has_acknowledged_and_nothing_else(
+    start_pair: StartPair,
+):
     one, two = start_pair(SCRIPT)
-    parent = post(one.client(), request("first"))
-    one.process.process.kill()
-    one.process.process.wait()
     client = two.client()
+    with one.client().responses.connect() as connection:
+        parent = create(connection, request("first"))
+        again = request("hang", previous_response_id=parent.id)
+        connection.send({"type": "response.create", **again})
+        unfinished = json.loads(connection.recv_bytes())["response"]["id"]
+        one.process.process.kill()
+        one.process.process.wait()
     assert client.responses.retrieve(parent.id).to_dict() == parent.response
-    assert post(client, request("second", previous_response_id=parent.id)).text.startswith("two")
+    with pytest.raises(NotFoundError):
+        client.responses.retrieve(unfinished)
+    with client.responses.connect() as connection:
+        turn = create(connection, request("on", previous_response_id=unfinished))
+        assert turn.error is not None and turn.error["code"] == "previous_response_not_found"
+        turn = create(connection, request("on", previous_response_id=parent.id))
+        assert turn.text == "two, turn 2, 3 items, “on”"
