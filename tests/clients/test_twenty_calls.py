@@ -45,11 +45,11 @@ def continuing(model: str) -> Conversation:
     return turns
 
 
-def resending(model: str, calls: int) -> Conversation:
+def resending(model: str) -> Conversation:
     """Each turn sends the whole conversation."""
     turns: list[Turn] = []
     history: list[Request] = [TASK]
-    for _ in range(calls):
+    for _ in range(CALLS):
         turn = yield {**settings(model), "input": history}
         turns.append(turn)
         call = turn.call
@@ -106,16 +106,16 @@ async def test_on_one_socket_with_the_async_client(server: Server):
 
 def test_over_http_with_the_whole_history(server: Server):
     client = server.client()
-    # Each turn computes the whole conversation, which takes a model minutes: here the first few.
-    calls = CALLS if server.model == "scripted" else 4
-    turns = hold(resending(server.model, calls), lambda request: post(client, request))
-    assert len(turns) == calls
+    turns = hold(resending(server.model), lambda request: post(client, request))
+    assert_twenty_calls(turns)
+    assert_only_what_is_new_was_computed(turns)
 
 
 def test_over_http_as_a_stream_with_the_whole_history(server: Server):
     client = server.client()
-    turns = hold(resending(server.model, CALLS), lambda request: post_streamed(client, request))
+    turns = hold(resending(server.model), lambda request: post_streamed(client, request))
     assert_twenty_calls(turns)
+    assert_only_what_is_new_was_computed(turns)
 
 
 def test_over_http_with_stored_responses(server: Server):

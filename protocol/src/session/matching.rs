@@ -3,7 +3,7 @@
 
 use crate::action::{Action, TurnKey};
 use crate::chain::Chain;
-use crate::engine::TurnRequest;
+use crate::engine::{Purpose, TurnRequest};
 use crate::id::IdSource;
 use crate::lane::Origin;
 use crate::session::{Now, Running, Session, Stage};
@@ -30,7 +30,11 @@ impl Session {
         mut making: Box<Turn>,
         asked: Box<TurnRequest>,
     ) {
-        let prefixes = making.begin_history();
+        // A count is of the request as it is, whatever is known at the time.
+        let prefixes = match asked.purpose {
+            Purpose::Count => Vec::new(),
+            Purpose::Answer | Purpose::Summary => making.begin_history(),
+        };
         if prefixes.is_empty() {
             return self.ask(origin, making, asked);
         }

@@ -3,9 +3,9 @@
 //! ```text
 //! == A title. The lines up to the next title are one conversation.
 //! # A comment.
-//! limits running_responses=1          before anything else: limits, `transport http`, and
-//!                                     `permit none` for a session that may not store,
-//!                                     `matching`, for a session that matches histories
+//! limits running_responses=1          before anything else: limits, `transport http`,
+//!                                     `permit none` for a session that may not store, and
+//!                                     `matching` for a session that matches histories
 //! > {"type":"response.create",…}      the client sends this text
 //! compact {"model":"m",…}             the body of a request for a compaction
 //! count {"model":"m",…}               the body of a request to count tokens
