@@ -49,7 +49,7 @@ NAMING = {"previous_response_id", "conversation"}
 NAME = "name"
 
 # Turns of the one long chain.
-TURNS = 30
+TURNS = 20
 
 
 class Agent:
