@@ -38,7 +38,7 @@ pub use sqlite::{OpenError, SqliteStore};
 #[derive(Debug)]
 pub enum Store {
     Memory(MemoryStore),
-    Postgres(PostgresStore),
+    Postgres(Box<PostgresStore>),
     Sqlite(SqliteStore),
 }
 

@@ -12,9 +12,11 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod upkeep;
 mod writer;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -25,7 +27,7 @@ use turnwire_protocol::item::Item;
 use turnwire_protocol::session::{SaveFailed, StoreUnavailable};
 use turnwire_protocol::stored::{Status, StoredResponse};
 
-use super::{Conversation, ShownResponse};
+use super::{Conversation, Retention, ShownResponse};
 use crate::auth::Tenant;
 use crate::secret::Secret;
 use address::AddressError;
@@ -34,13 +36,22 @@ use change::{Change, Outcome};
 use database::{Database, Trouble};
 use reader::Reader;
 use schema::SchemaError;
+use upkeep::Upkeep;
 use writer::{Unwritten, Writer};
 
 #[derive(Debug)]
 pub struct PostgresStore {
     reader: Reader,
     writer: Writer,
+    /// What the database knows this server by.
+    server: i64,
+    under_way: UnderWay,
+    _upkeep: Upkeep,
 }
+
+/// Responses that are stored before they are done, and that this server has more to say of.
+#[derive(Clone, Debug, Default)]
+struct UnderWay(Arc<Mutex<HashSet<(Tenant, ResponseId)>>>);
 
 /// A database that cannot be used. What is printed names it, and no password.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +65,11 @@ pub enum OpenError {
 impl PostgresStore {
     /// Connects, and brings the tables to what this server knows. `secret` opens what clients had
     /// sealed.
-    pub async fn open(url: &PostgresUrl, secret: Arc<Secret>) -> Result<Self, OpenError> {
+    pub async fn open(
+        url: &PostgresUrl,
+        secret: Arc<Secret>,
+        retention: Retention,
+    ) -> Result<Self, OpenError> {
         let database = Arc::new(Database::at(url.read()?));
         let unusable = |problem: String| OpenError::Unusable {
             database: database.address().to_string(),
@@ -64,9 +79,14 @@ impl PostgresStore {
         let client = connected.map_err(|trouble: Trouble| unusable(trouble.to_string()))?;
         let migrated = schema::migrate(&client).await;
         migrated.map_err(|error: SchemaError| unusable(error.to_string()))?;
+        let begun = upkeep::begin(&client).await;
+        let server = begun.map_err(|trouble| unusable(trouble.to_string()))?;
         Ok(Self {
             reader: Reader::new(Arc::clone(&database), secret),
-            writer: Writer::start(database),
+            writer: Writer::start(Arc::clone(&database)),
+            server,
+            under_way: UnderWay::default(),
+            _upkeep: Upkeep::start(database, server, retention),
         })
     }
 
@@ -115,8 +135,31 @@ impl PostgresStore {
         owner: Tenant,
         response: StoredResponse,
     ) -> BoxFuture<'static, Result<(), SaveFailed>> {
-        let saved = self.writer.change(owner, Change::Save(response));
-        saved.map(stored).boxed()
+        let key = (owner, response.id.clone());
+        let is_final = response.status.is_final();
+        let replaces = match is_final {
+            true => self.under_way.remove(&key),
+            false => !self.under_way.insert(key.clone()),
+        };
+        let server = (!is_final).then_some(self.server);
+        let save = Change::Save {
+            response,
+            server,
+            replaces,
+        };
+        let saved = self.writer.change(owner, save).map(stored);
+        if is_final || replaces {
+            return saved.boxed();
+        }
+        // What could not be begun is not gone on with.
+        let under_way = self.under_way.clone();
+        saved
+            .inspect(move |saved| {
+                if saved.is_err() {
+                    under_way.remove(&key);
+                }
+            })
+            .boxed()
     }
 
     pub(super) async fn delete(
@@ -184,9 +227,26 @@ impl PostgresStore {
     }
 }
 
+impl UnderWay {
+    /// False if it was there.
+    fn insert(&self, key: (Tenant, ResponseId)) -> bool {
+        self.responses().insert(key)
+    }
+
+    /// True if it was there.
+    fn remove(&self, key: &(Tenant, ResponseId)) -> bool {
+        self.responses().remove(key)
+    }
+
+    fn responses(&self) -> MutexGuard<'_, HashSet<(Tenant, ResponseId)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 fn stored(said: Result<Outcome, Unwritten>) -> Result<(), SaveFailed> {
     match said {
-        Ok(Outcome::Saved) => Ok(()),
+        // Nobody wants what was deleted while it was made.
+        Ok(Outcome::Saved | Outcome::Gone) => Ok(()),
         Ok(Outcome::Moved) => Err(SaveFailed::ConversationMoved),
         Ok(_) | Err(Unwritten) => Err(SaveFailed::Unavailable),
     }

@@ -46,7 +46,10 @@ impl StoreSpec {
                 )?;
                 Ok(Store::Sqlite(store))
             }
-            Self::Postgres(url) => Ok(Store::Postgres(PostgresStore::open(url, secret).await?)),
+            Self::Postgres(url) => {
+                let store = PostgresStore::open(url, secret, retention).await?;
+                Ok(Store::Postgres(Box::new(store)))
+            }
         }
     }
 }

@@ -13,7 +13,13 @@ use crate::store::Conversation;
 
 #[derive(Debug)]
 pub(super) enum Change {
-    Save(StoredResponse),
+    Save {
+        response: StoredResponse,
+        /// This server, if it has more to say of the response.
+        server: Option<i64>,
+        /// Whether it takes the place of what was said before.
+        replaces: bool,
+    },
     Delete(ResponseId),
     CreateConversation(Conversation),
     UpdateConversation {
@@ -39,6 +45,8 @@ pub(super) enum Outcome {
     Moved,
     /// The response is stored with another end. Nothing was changed.
     Superseded,
+    /// The response was deleted while it was made. Nothing was changed.
+    Gone,
     Known,
     Unknown,
 }
@@ -72,7 +80,7 @@ impl Change {
     /// The chain that has to be stored with it.
     pub(super) fn chain(&self) -> Option<&Chain> {
         match self {
-            Self::Save(response) => Some(&response.chain),
+            Self::Save { response, .. } => Some(&response.chain),
             Self::CreateConversation(conversation) => conversation.chain.as_ref(),
             Self::AdvanceConversation { to, .. } => to.as_ref(),
             Self::Delete(_) | Self::UpdateConversation { .. } | Self::DeleteConversation(_) => None,
@@ -85,7 +93,7 @@ impl Change {
             chain.bytes() - chain.parent().map_or(0, Chain::bytes)
         });
         let text = match self {
-            Self::Save(response) => response.text.size(),
+            Self::Save { response, .. } => response.text.size(),
             _ => 0,
         };
         chain + text as u64
@@ -94,12 +102,17 @@ impl Change {
     /// The call that does it, which stores the last `links` of its chain as far as they are new.
     pub(super) fn call(&self, owner: Tenant, links: usize) -> Call {
         match self {
-            Self::Save(response) => {
+            Self::Save {
+                response,
+                server,
+                replaces,
+            } => {
                 let step = response.conversation.as_ref();
                 let conversation = step.map(|step| step.id.as_str().to_owned());
                 let from = step.and_then(|step| step.from.as_ref());
                 Call::new(
-                    "SELECT save_response($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+                    "SELECT save_response($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
+                     $14, $15)",
                     owner,
                 )
                 .chain(Some(&response.chain), links)
@@ -107,6 +120,8 @@ impl Change {
                 .with(whole(response.created_at), Type::INT8)
                 .with(response.text.before.to_vec(), Type::BYTEA)
                 .with(response.text.after.to_vec(), Type::BYTEA)
+                .with(*server, Type::INT8)
+                .with(*replaces, Type::BOOL)
                 .with(conversation, Type::TEXT)
                 .with(from.map(|from| from.as_str().to_owned()), Type::TEXT)
             }
@@ -149,6 +164,7 @@ impl Outcome {
             "no_parent" => Self::NoParent,
             "moved" => Self::Moved,
             "superseded" => Self::Superseded,
+            "gone" => Self::Gone,
             "known" => Self::Known,
             "unknown" => Self::Unknown,
             _ => return None,

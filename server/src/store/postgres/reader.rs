@@ -5,7 +5,9 @@
 //! length.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+#[cfg(test)]
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +25,7 @@ use turnwire_protocol::stored::{ResponseText, Status};
 
 use super::change::item_key;
 use super::database::{ANSWER_TIMEOUT, Database, Trouble};
-use super::is_possible;
+use super::{is_possible, upkeep};
 use crate::auth::Tenant;
 use crate::secret::{Secret, TenantSealer};
 use crate::store::{Conversation, ShownResponse};
@@ -47,7 +49,8 @@ pub(super) struct Reader {
     secret: Arc<Secret>,
     lines: [Line; CONNECTIONS],
     asked: Semaphore,
-    /// Statements that were sent.
+    /// Questions that were put to the database.
+    #[cfg(test)]
     statements: AtomicU64,
 }
 
@@ -85,7 +88,8 @@ impl Reader {
             secret,
             lines: Default::default(),
             asked: Semaphore::new(MAX_ASKED),
-            statements: AtomicU64::new(0),
+            #[cfg(test)]
+            statements: AtomicU64::default(),
         }
     }
 
@@ -121,20 +125,26 @@ impl Reader {
         owner: Tenant,
         id: &ResponseId,
     ) -> Result<Option<ShownResponse>, StoreUnavailable> {
-        let sql = "SELECT status, text_before, text_after, record
+        let sql = "SELECT status, text_before, text_after, record, server
                    FROM responses JOIN links USING (owner, id) WHERE owner = $1 AND id = $2";
         let Some(row) = self.find(sql, owner, id.as_str()).await? else {
             return Ok(None);
         };
-        let text = ResponseText {
+        let mut status = status(&row, 0)?;
+        let mut text = ResponseText {
             before: bytes(&row, 1),
             after: bytes(&row, 2),
         };
+        if let Some(server) = row.get(4)
+            && self.is_silent(server).await?
+        {
+            // It is stored as failed before long.
+            status = Status::Failed;
+            text = upkeep::failed(text);
+        }
         let link = self.link(owner, id.clone(), bytes(&row, 3))?;
-        Ok(Some(ShownResponse {
-            status: status(&row, 0)?,
-            json: text.with_output_of(&link),
-        }))
+        let json = text.with_output_of(&link);
+        Ok(Some(ShownResponse { status, json }))
     }
 
     pub(super) async fn items(
@@ -232,6 +242,21 @@ impl Reader {
             }));
         }
         Err(StoreUnavailable)
+    }
+
+    #[cfg(test)]
+    pub(super) fn statements(&self) -> u64 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody makes what this server was making.
+    async fn is_silent(&self, server: i64) -> Result<bool, StoreUnavailable> {
+        let sql = "SELECT is_silent($1, make_interval(secs => $2))";
+        let patience = upkeep::PATIENCE_SECONDS;
+        let rows = self
+            .ask(sql, &[(&server, Type::INT8), (&patience, Type::FLOAT8)])
+            .await?;
+        Ok(rows.first().is_none_or(|row| row.get(0)))
     }
 
     /// The chain that ends with the link of this id at a place; none if it went meanwhile.
@@ -349,6 +374,7 @@ impl Reader {
         let mut may_be_stale = true;
         loop {
             let (client, is_new) = line.client(&self.database).await?;
+            #[cfg(test)]
             self.statements.fetch_add(1, Ordering::Relaxed);
             let answer = timeout(ANSWER_TIMEOUT, client.query_typed(sql, arguments)).await;
             let trouble = match answer {

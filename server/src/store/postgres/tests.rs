@@ -4,12 +4,14 @@
 use std::env;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use turnwire_protocol::stored::Status;
 
 use super::super::story::{self, content, link};
 use super::super::{Storage, Store};
 use super::*;
+use tokio_postgres::Client;
 
 /// A database that is empty and nobody else's; none where there is no PostgreSQL.
 async fn database() -> Option<PostgresUrl> {
@@ -33,19 +35,31 @@ async fn database() -> Option<PostgresUrl> {
 
 async fn open(url: &PostgresUrl) -> Storage {
     let secret = Arc::new(Secret::in_memory());
-    let store = PostgresStore::open(url, secret).await.unwrap();
-    Store::Postgres(store).into()
+    let store = PostgresStore::open(url, secret, Retention::default())
+        .await
+        .unwrap();
+    Store::Postgres(Box::new(store)).into()
+}
+
+/// A connection beside those of servers.
+async fn client(url: &PostgresUrl) -> Client {
+    let database = Database::at(url.read().unwrap());
+    database.connect().await.unwrap()
 }
 
 /// What the database itself says.
 async fn count(url: &PostgresUrl, what: &str) -> i64 {
-    let database = Database::at(url.read().unwrap());
-    let client = database.connect().await.unwrap();
+    let client = client(url).await;
     client
         .query_one(&format!("SELECT {what}"), &[])
         .await
         .unwrap()
         .get(0)
+}
+
+/// Lets go of what is to be kept no longer, once servers leave it to us.
+async fn swept(client: &Client, retention: Retention) {
+    while upkeep::sweep(client, retention).await.unwrap().is_none() {}
 }
 
 #[tokio::test]
@@ -105,13 +119,168 @@ async fn servers_that_start_at_the_same_time_make_the_tables_once() {
             content(&chain)
         );
     }
-    let database = Database::at(url.read().unwrap());
-    let client = database.connect().await.unwrap();
+    let client = client(&url).await;
     client
         .batch_execute("UPDATE version SET version = 99")
         .await
         .unwrap();
-    let later = PostgresStore::open(&url, Arc::new(Secret::in_memory())).await;
+    let secret = Arc::new(Secret::in_memory());
+    let later = PostgresStore::open(&url, secret, Retention::default()).await;
     let error = later.unwrap_err().to_string();
     assert!(error.contains("version 99"), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_server_leaves_unfinished_fails_and_what_was_deleted_stays_deleted() {
+    let Some(url) = database().await else { return };
+    let (a, b) = (open(&url).await, open(&url).await);
+    for id in ["resp_1", "resp_2", "resp_3"] {
+        a.save(Status::Queued, &link(None, id)).await.unwrap();
+        a.save(Status::InProgress, &link(None, id)).await.unwrap();
+    }
+    assert_eq!(b.shows("resp_1").await.unwrap().0, Status::InProgress);
+    assert!(b.deletes("resp_2").await);
+    a.save(Status::Completed, &link(None, "resp_2"))
+        .await
+        .unwrap();
+    assert!(a.shows("resp_2").await.is_none());
+    a.save(Status::Completed, &link(None, "resp_3"))
+        .await
+        .unwrap();
+
+    let client = client(&url).await;
+    let silence = "UPDATE servers SET heard_at = now() - interval '31 seconds'
+                   WHERE server IN (SELECT server FROM responses)";
+    client.batch_execute(silence).await.unwrap();
+    let (status, shown) = b.shows("resp_1").await.unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
+    assert_eq!(
+        (status, &shown["status"]),
+        (Status::Failed, &"failed".into())
+    );
+    assert_eq!(shown["output"][0]["id"], "said_resp_1");
+    assert!(!upkeep::fail_abandoned(&client).await.unwrap());
+    assert_eq!(
+        count(&url, "count(*) FROM responses WHERE status = 'failed'").await,
+        1
+    );
+    // The server was not gone but slow, and learns that it is too late.
+    let late = a.save(Status::Completed, &link(None, "resp_1")).await;
+    assert_eq!(late, Err(SaveFailed::Unavailable));
+    assert_eq!(a.shows("resp_1").await.unwrap().0, Status::Failed);
+    assert!(a.loads("resp_3").await.is_some());
+}
+
+#[tokio::test]
+async fn the_oldest_go_by_age_and_by_size() {
+    let Some(url) = database().await else { return };
+    let storage = open(&url).await;
+    let first = link(None, "resp_1");
+    storage.save(Status::Completed, &first).await.unwrap();
+    storage
+        .save(Status::Queued, &link(None, "resp_2"))
+        .await
+        .unwrap();
+    storage.names("conv_1", Some(&first)).await.unwrap();
+    for id in ["resp_3", "resp_4", "resp_5"] {
+        storage
+            .save(Status::Completed, &link(None, id))
+            .await
+            .unwrap();
+    }
+    let client = client(&url).await;
+    let day = Duration::from_secs(24 * 60 * 60);
+    let by_age = Retention {
+        age: Some(day),
+        bytes: None,
+    };
+    swept(&client, by_age).await;
+    assert!(storage.loads("resp_1").await.is_some());
+    let age = "UPDATE responses SET stored_at = now() - interval '25 hours'
+               WHERE id IN ('resp_1', 'resp_2');
+               UPDATE conversations SET changed_at = now() - interval '25 hours'";
+    client.batch_execute(age).await.unwrap();
+    swept(&client, by_age).await;
+    assert!(storage.loads("resp_1").await.is_none());
+    assert_eq!(storage.ends("conv_1").await, None);
+    assert!(storage.shows("resp_2").await.is_some(), "it is being made");
+    assert!(storage.loads("resp_3").await.is_some());
+
+    let bytes = count(&url, "sum(bytes)::bigint FROM volume").await;
+    let counted = "(SELECT sum(octet_length(record)) FROM links)::bigint
+        + (SELECT sum(octet_length(text_before) + octet_length(text_after)) FROM responses)::bigint";
+    assert_eq!(count(&url, counted).await, bytes);
+    let by_size = Retention {
+        age: None,
+        bytes: Some(bytes as u64 - 1),
+    };
+    swept(&client, by_size).await;
+    let left = ["resp_2", "resp_3", "resp_4", "resp_5"].map(|id| storage.shows(id));
+    let left = futures_util::future::join_all(left).await;
+    let left: Vec<_> = left.iter().map(Option::is_some).collect();
+    assert_eq!(left, [true, false, true, true]);
+}
+
+#[tokio::test]
+async fn connections_that_are_lost_lose_nothing_and_do_nothing_twice() {
+    let Some(url) = database().await else { return };
+    let storage = open(&url).await;
+    let client = client(&url).await;
+    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let mut ends = Vec::new();
+    let mut saved = Vec::new();
+    for number in 0..300_usize {
+        // Ten chains side by side, each of which was continued before it is known to be stored.
+        let parent = number.checked_sub(10).map(|before| &ends[before]);
+        let chain = link(parent, &format!("resp_{number}"));
+        let response = story::response(Status::Completed, &chain);
+        saved.push(storage.writer.save(Tenant::ANYONE, response));
+        ends.push(chain);
+        if number % 20 == 0 {
+            client.query_one(cut, &[]).await.unwrap();
+        }
+    }
+    let done = futures_util::future::join_all(saved).await;
+    assert!(done.iter().all(Result::is_ok), "{done:?}");
+    client.query_one(cut, &[]).await.unwrap();
+    for end in ends.iter().rev().take(10) {
+        let loaded = storage.loads(end.id().as_str()).await.unwrap();
+        assert_eq!(content(&loaded), content(end));
+    }
+    assert_eq!(count(&url, "count(*) FROM links").await, 300);
+    assert_eq!(count(&url, "count(*) FROM branches").await, 10);
+    assert_eq!(
+        count(&url, "sum(holders)::bigint FROM links").await,
+        300 + 290
+    );
+}
+
+#[tokio::test]
+async fn a_chain_of_any_length_is_read_in_as_many_statements() {
+    let Some(url) = database().await else { return };
+    let storage = open(&url).await;
+    let statements = async |length: usize| {
+        let name = |number: usize| format!("resp_{length}_{number}");
+        let mut end = link(None, &name(0));
+        for number in 1..length {
+            end = link(Some(&end), &name(number));
+            // Where a fork goes on, a branch begins.
+            if number % 7 == 0 {
+                storage.save(Status::Completed, &end).await.unwrap();
+                let aside = link(Some(&end), &format!("{}_aside", name(number)));
+                storage.save(Status::Completed, &aside).await.unwrap();
+            }
+        }
+        storage.save(Status::Completed, &end).await.unwrap();
+        let reader = open(&url).await;
+        let Store::Postgres(store) = &*reader.reader.0 else {
+            unreachable!("it was opened as one");
+        };
+        let loaded = reader.loads(end.id().as_str()).await.unwrap();
+        assert_eq!(content(&loaded), content(&end));
+        store.reader.statements()
+    };
+    let few = statements(2).await;
+    assert_eq!((few, few), (statements(50).await, statements(500).await));
 }
