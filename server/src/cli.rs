@@ -13,6 +13,7 @@ use turnwire_protocol::limits::Limits;
 
 use crate::engine::spec::EngineSpec;
 use crate::quantity;
+use crate::serve::Capacity;
 use crate::store::{Retention, StoreSpec};
 
 /// Responses WebSocket mode for any model.
@@ -174,6 +175,10 @@ pub struct LimitArgs {
     #[arg(long, value_name = "COUNT", default_value = "10000")]
     pub max_connections: NonZeroUsize,
 
+    /// Responses made in the background at once; more are refused
+    #[arg(long, value_name = "COUNT", default_value_t = 256)]
+    max_background: usize,
+
     /// Bytes of one message or request body
     #[arg(long, value_name = "BYTES", value_parser = quantity::bytes, default_value = "64MiB")]
     max_message_bytes: u64,
@@ -252,6 +257,13 @@ impl ServeArgs {
 }
 
 impl LimitArgs {
+    pub fn capacity(&self) -> Capacity {
+        Capacity {
+            connections: self.max_connections.get(),
+            background: self.max_background,
+        }
+    }
+
     pub fn limits(&self) -> Limits {
         Limits {
             connection_age: Some(self.connection_age).filter(|age| !age.is_zero()),

@@ -9,7 +9,7 @@ mod compact;
 mod conversations;
 mod create;
 mod decoding;
-mod exchange;
+mod event_stream;
 mod input_tokens;
 mod item_list;
 mod outcome;

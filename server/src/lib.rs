@@ -1,12 +1,14 @@
 //! See ARCHITECTURE.md.
 
 pub mod auth;
+mod background;
 pub mod cli;
 mod clock;
 mod connection;
 mod core_dumps;
 mod data_directory;
 pub mod engine;
+mod exchange;
 pub mod histories;
 mod http;
 mod locks;

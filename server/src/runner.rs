@@ -22,6 +22,7 @@ use turnwire_protocol::action::{Action, TurnKey};
 use turnwire_protocol::chain::Chain;
 use turnwire_protocol::engine::EngineOutput;
 use turnwire_protocol::event::Event;
+use turnwire_protocol::id::ResponseId;
 use turnwire_protocol::item::Item;
 use turnwire_protocol::session::{SaveFailed, Session, StoreUnavailable, Transport};
 use turnwire_protocol::stored::Permit;
@@ -102,6 +103,13 @@ impl Runner {
     pub(crate) fn handle_count(&mut self, message: Bytes) {
         let now = self.server.clock.now();
         self.session.handle_count(now, &mut RandomIds, message);
+        self.carry_out();
+    }
+
+    /// Cancels a response, as `response.cancel` does on a socket.
+    pub(crate) fn handle_cancel(&mut self, id: &ResponseId) {
+        let now = self.server.clock.now();
+        self.session.handle_cancel(now, &mut RandomIds, id);
         self.carry_out();
     }
 

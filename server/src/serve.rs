@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use turnwire_protocol::limits::Limits;
 
 use crate::auth::Access;
+use crate::background::Background;
 use crate::clock::Clock;
 use crate::engine::Engines;
 use crate::histories::Histories;
@@ -69,6 +70,7 @@ pub struct Server {
     /// None on a server that retains nothing.
     pub(crate) storage: Option<Storage>,
     pub(crate) histories: Histories,
+    pub(crate) background: Arc<Background>,
     pub(crate) conversation_locks: Arc<ConversationLocks>,
     pub(crate) access: Access,
     pub(crate) secret: Arc<Secret>,
@@ -80,6 +82,14 @@ pub struct Server {
     pub(crate) drain: CancellationToken,
     places: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+}
+
+/// How much a server does at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    pub connections: usize,
+    /// Responses made in the background.
+    pub background: usize,
 }
 
 /// Where connections come from, and whether they have to be secure.
@@ -112,12 +122,14 @@ impl Server {
         access: Access,
         secret: impl Into<Arc<Secret>>,
         limits: Limits,
-        max_connections: usize,
+        capacity: Capacity,
     ) -> Arc<Self> {
+        let connections = capacity.connections.min(Semaphore::MAX_PERMITS);
         Arc::new(Self {
             engines: Arc::new(engines),
             storage: store.map(Storage::from),
             histories,
+            background: Background::new(capacity.background),
             conversation_locks: Arc::default(),
             access,
             secret: secret.into(),
@@ -126,7 +138,7 @@ impl Server {
             limits,
             tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
-            places: Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS))),
+            places: Arc::new(Semaphore::new(connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
         })
     }

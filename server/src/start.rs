@@ -176,7 +176,7 @@ async fn run(
         access,
         secret,
         args.limits.limits(),
-        args.limits.max_connections.get(),
+        args.limits.capacity(),
     );
     let stopped = stop_signal().context("cannot wait for signals")?;
     let address = listener.local_addr()?;

@@ -10,7 +10,7 @@ use hyper::{Method, Response, StatusCode};
 use turnwire_protocol::failure::Failure;
 use turnwire_protocol::id::ConversationId;
 
-use super::exchange::EventStream;
+use super::event_stream::EventStream;
 use crate::websocket::{Handshake, NotAWebSocket};
 
 pub(crate) type Answer = Response<Either<Full<Bytes>, EventStream>>;
@@ -163,6 +163,19 @@ pub(super) fn not_in_background() -> Failure {
                    a response that runs, send response.cancel on its WebSocket, or close its \
                    HTTP connection.";
     invalid_request(400, "not_a_background_response", message.into())
+}
+
+pub(super) fn nothing_to_replay() -> Failure {
+    let why = "only responses that are made in the background can be streamed again, and this is \
+               none";
+    Failure::unsupported_value("stream", why)
+}
+
+pub(super) fn events_are_gone() -> Failure {
+    let why = "the events that are asked for are not kept any more, which is for ten minutes after \
+               the end of a response, the last megabytes of a long one. Leave it out to get the \
+               response as it is";
+    Failure::unsupported_value("stream", why)
 }
 
 pub(super) fn model_not_found(name: &str) -> Failure {

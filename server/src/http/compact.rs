@@ -11,9 +11,9 @@ use serde_json::value::RawValue;
 use turnwire_protocol::failure::Failure;
 
 use super::answer::{self, Answer};
-use super::exchange::Exchange;
 use super::outcome::{self, no_end};
 use crate::auth::Tenant;
+use crate::exchange::Exchange;
 use crate::serve::Server;
 
 /// What is read of the response that the turn ends with.

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hyper::Request;
 use hyper::body::Incoming;
 use turnwire_protocol::create::Delivery;
@@ -11,8 +12,10 @@ use turnwire_protocol::failure::Failure;
 
 use super::answer::{self, Answer};
 use super::body;
-use super::exchange::{EventStream, Exchange};
+use super::event_stream::EventStream;
 use crate::auth::Tenant;
+use crate::background;
+use crate::exchange::Exchange;
 use crate::serve::Server;
 
 pub(super) async fn create(
@@ -25,9 +28,8 @@ pub(super) async fn create(
         Err(failure) => return answer::failure(&failure),
     };
     let delivery = Delivery::of(&body);
-    if delivery.background && server.storage.is_some() {
-        let why = "Responses are not made in the background here.";
-        return answer::failure(&Failure::unsupported_parameter("background", why));
+    if delivery.background {
+        return answer::of(in_background(&server, owner, body, delivery.stream).await);
     }
     let mut exchange = Exchange::begin(server, owner, body);
     let Some(first) = exchange.next().await else {
@@ -47,4 +49,20 @@ pub(super) async fn create(
         (None, Some(response)) => answer::json(200, response),
         (None, None) => answer::failure(&Failure::server_error("The response has no end.")),
     }
+}
+
+/// The response as it is before it is made, or its events. It is made even if nobody waits.
+async fn in_background(
+    server: &Arc<Server>,
+    owner: Tenant,
+    body: Bytes,
+    stream: bool,
+) -> Result<Answer, Failure> {
+    let begun = background::begin(server, owner, body).await?;
+    if !stream {
+        return Ok(answer::json(200, begun.response));
+    }
+    let events = server.background.follow(owner, &begun.id, 0);
+    let events = events.ok_or_else(answer::events_are_gone)?;
+    Ok(answer::events(EventStream::Followed(events)))
 }

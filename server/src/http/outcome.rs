@@ -9,8 +9,8 @@ use serde::Deserialize;
 use turnwire_protocol::failure::Failure;
 
 use super::body;
-use super::exchange::Exchange;
 use crate::auth::Tenant;
+use crate::exchange::Exchange;
 use crate::serve::Server;
 
 #[derive(Deserialize)]

@@ -4,11 +4,13 @@
 //! that has it as the latest of a lane goes on from it: what a connection keeps is its own.
 
 use hyper::{Method, Uri};
+use serde::Deserialize;
 use turnwire_protocol::chain::Chain;
 use turnwire_protocol::failure::Failure;
 use turnwire_protocol::id::ResponseId;
 
 use super::answer::{self, Answer};
+use super::event_stream::EventStream;
 use super::item_list::{self, Page};
 use super::query::Query;
 use crate::auth::Tenant;
@@ -66,14 +68,23 @@ async fn get(
     query: Query<'_>,
 ) -> Result<Answer, Failure> {
     let stored = find(server, owner, id).await?;
-    if query.flag("stream")? {
-        let why = "only background responses can be streamed again, and this server makes none";
-        return Err(Failure::unsupported_value("stream", why));
+    if !query.flag("stream")? {
+        return Ok(answer::json(200, stored.json));
     }
-    Ok(answer::json(200, stored.json))
+    let after = query.integer("starting_after", 0..=i64::MAX)?;
+    let next = after.map_or(0, |after| after.unsigned_abs() + 1);
+    if !is_background(&stored) {
+        return Err(answer::nothing_to_replay());
+    }
+    let events = server.background.follow(owner, id, next);
+    let events = events.ok_or_else(answer::events_are_gone)?;
+    Ok(answer::events(EventStream::Followed(events)))
 }
 
 async fn delete(server: &Server, owner: Tenant, id: &ResponseId) -> Result<Answer, Failure> {
+    // What is deleted while it is made would be stored again at its end.
+    server.background.cancel(owner, id).await;
+    server.background.forget(owner, id);
     let known = match &server.storage {
         Some(storage) => storage.writer.delete(owner, id).await?,
         None => false,
@@ -85,11 +96,27 @@ async fn delete(server: &Server, owner: Tenant, id: &ResponseId) -> Result<Answe
     Ok(answer::json(200, deleted.to_string()))
 }
 
-/// No response that exists can be cancelled here: a request over HTTP is cancelled by leaving, and
-/// one on a socket by an event.
+/// Of others than those in the background, one over HTTP is cancelled by leaving, and one on a
+/// socket by an event. A response that has ended is shown as it is.
 async fn cancel(server: &Server, owner: Tenant, id: &ResponseId) -> Result<Answer, Failure> {
-    find(server, owner, id).await?;
-    Err(answer::not_in_background())
+    let mut stored = find(server, owner, id).await?;
+    if !is_background(&stored) {
+        return Err(answer::not_in_background());
+    }
+    if !stored.status.is_final() {
+        server.background.cancel(owner, id).await;
+        stored = find(server, owner, id).await?;
+    }
+    Ok(answer::json(200, stored.json))
+}
+
+fn is_background(stored: &ShownResponse) -> bool {
+    #[derive(Deserialize)]
+    struct Made {
+        background: Option<bool>,
+    }
+    let made: Result<Made, _> = serde_json::from_slice(&stored.json);
+    made.is_ok_and(|made| made.background == Some(true))
 }
 
 async fn input_items(

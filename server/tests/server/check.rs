@@ -31,7 +31,10 @@ const MAY_SKIP: &[u16] = &[
 fn settings() -> Settings {
     Settings {
         access: Access::Keys([Tenant::of_key(b"one")].into()),
-        max_connections: 1000,
+        capacity: Capacity {
+            connections: 1000,
+            background: 100,
+        },
         ..Settings::default()
     }
 }

@@ -276,7 +276,10 @@ async fn a_client_that_leaves_cancels_its_request() {
 #[tokio::test]
 async fn connections_beyond_the_limit_are_told_so() {
     let settings = Settings {
-        max_connections: 1,
+        capacity: Capacity {
+            connections: 1,
+            background: 1,
+        },
         ..Settings::default()
     };
     let server = TestServer::with("", settings).await;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is amiss")]
 
 mod auth;
+mod background;
 mod binary;
 mod chat;
 mod check;

@@ -181,7 +181,7 @@ async fn a_lane_goes_on_from_its_latest_response_even_if_that_was_deleted() {
 }
 
 #[tokio::test]
-async fn no_response_over_http_can_be_cancelled() {
+async fn only_a_response_in_the_background_can_be_cancelled() {
     let server = TestServer::start("").await;
     let made = server
         .post(&json!({"model": "scripted", "input": "x"}))

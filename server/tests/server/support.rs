@@ -14,6 +14,7 @@ use turnwire::engine::scripted::{Activity, ScriptedEngine};
 use turnwire::engine::{Engine, Engines};
 use turnwire::histories::Histories;
 use turnwire::secret::Secret;
+pub(crate) use turnwire::serve::Capacity;
 use turnwire::serve::{Listener, Server, serve};
 use turnwire::store::{MemoryStore, Store};
 use turnwire::tls::Tls;
@@ -34,7 +35,7 @@ pub(crate) struct Settings {
     pub(crate) histories: Histories,
     pub(crate) secret: Secret,
     pub(crate) limits: Limits,
-    pub(crate) max_connections: usize,
+    pub(crate) capacity: Capacity,
     pub(crate) tls: Option<Tls>,
 }
 
@@ -45,7 +46,10 @@ impl Default for Settings {
             histories: Histories::new(1 << 20, Duration::MAX),
             secret: Secret::in_memory(),
             limits: Limits::default(),
-            max_connections: 100,
+            capacity: Capacity {
+                connections: 100,
+                background: 100,
+            },
             tls: None,
         }
     }
@@ -83,19 +87,11 @@ impl TestServer {
             histories,
             secret,
             limits,
-            max_connections,
+            capacity,
             tls,
         } = settings;
         let store = Some(Store::Memory(MemoryStore::new(1 << 30)));
-        let server = Server::new(
-            engines,
-            store,
-            histories,
-            access,
-            secret,
-            limits,
-            max_connections,
-        );
+        let server = Server::new(engines, store, histories, access, secret, limits, capacity);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (listener, scheme) = match tls {

@@ -184,7 +184,10 @@ async fn a_handshake_that_does_not_come_holds_nobody_up_and_ends() {
 async fn a_connection_counts_before_its_handshake() {
     let identity = Identity::new();
     let settings = Settings {
-        max_connections: 1,
+        capacity: Capacity {
+            connections: 1,
+            background: 1,
+        },
         ..Settings::default()
     };
     let server = identity.serve("", settings).await;
