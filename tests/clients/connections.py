@@ -17,6 +17,12 @@ def create(connection: ResponsesConnection, request: Request) -> Turn:
     return receive(connection)
 
 
+def on_socket(client: OpenAI, request: Request) -> Turn:
+    """On a socket of its own."""
+    with client.responses.connect() as connection:
+        return create(connection, request)
+
+
 def send_text(connection: ResponsesConnection, text: str) -> Turn:
     """Sends what the SDK would not."""
     connection.send_raw(text)

@@ -7,9 +7,8 @@ import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
 from conftest import API_KEY, Pair, StartPair
-from connections import Request, create, post, post_streamed
+from connections import Request, create, on_socket, post, post_streamed
 from toolbox import TOOLS, call_output
-from turns import Turn
 
 SCRIPT = """
 [[reply]]
@@ -29,11 +28,6 @@ steps = [{ text = "{name}, turn {turn}, {items} items, “{user}”" }]
 @pytest.fixture(scope="module")
 def pair(start_pair: StartPair) -> Pair:
     return start_pair(SCRIPT)
-
-
-def on_socket(client: OpenAI, request: Request) -> Turn:
-    with client.responses.connect() as connection:
-        return create(connection, request)
 
 
 WAYS = {"socket": on_socket, "json": post, "stream": post_streamed}
