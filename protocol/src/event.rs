@@ -23,7 +23,8 @@ pub struct Event {
     pub lane: Option<LaneName>,
     /// Where in `json` the response object stands, if the event has one.
     response: Option<Place>,
-    /// Set on `error` events, so that HTTP can answer with the failure's status.
+    /// Set on `error` events, and where a response was made that could not be kept, so that HTTP
+    /// can answer with the failure's status.
     pub failure: Option<Box<Failure>>,
 }
 
@@ -95,8 +96,15 @@ impl Event {
             let whole = start..json.len();
             place = Some(Place { whole, output });
         });
+        let failure = match moment {
+            Moment::Failed(failure) if failure.is_of_storage() => {
+                Some(Box::new(Failure::clone(failure)))
+            }
+            _ => None,
+        };
         Self {
             response: place,
+            failure,
             ..event
         }
     }

@@ -330,6 +330,11 @@ impl Failure {
         }
     }
 
+    /// Whether a response that fails with this was made, and could only not be kept.
+    pub(crate) fn is_of_storage(&self) -> bool {
+        matches!(self.code, "storage_unavailable" | "conversation_locked")
+    }
+
     /// The code that `response.error` has for this failure: its enumeration is closed and much
     /// shorter than that of `error` events.
     pub(crate) fn response_error_code(&self) -> &'static str {
