@@ -46,6 +46,7 @@ enum kind {
     MADE_DIR = 9,    // file, payload: path
     SENDING = 10,    // file: descriptor, payload: bytes
     SENT = 11,       // file: descriptor, number: how many bytes were taken
+    LINKED = 12,     // payload: old path, NUL, new path
 };
 
 // What stands before each payload in the log; little-endian.
@@ -410,25 +411,40 @@ int fdatasync(int fd) { return sync_file(fd, REAL(fdatasync)); }
 
 // --- Directory entries ---
 
-static int rename_at(int from_dir, const char *from, int to_dir, const char *to) {
+// Does what gives a file another name, and records both names.
+static int name_again(enum kind kind, int from_dir, const char *from, int to_dir, const char *to,
+                      int (*call)(int, const char *, int, const char *)) {
     char paths[2 * PATH_MAX];
     char second[PATH_MAX];
     if (!is_below(from_dir, from, paths) || !is_below(to_dir, to, second))
-        return REAL(renameat)(from_dir, from, to_dir, to);
+        return call(from_dir, from, to_dir, to);
     if (refused(OTHER)) return -1;
-    int failed = REAL(renameat)(from_dir, from, to_dir, to);
+    int failed = call(from_dir, from, to_dir, to);
     if (!failed) {
         size_t length = strlen(paths) + 1;
         strcpy(paths + length, second);
-        record(RENAMED, 0, 0, paths, length + strlen(second));
+        record(kind, 0, 0, paths, length + strlen(second));
     }
     return failed;
 }
 
-int rename(const char *from, const char *to) { return rename_at(AT_FDCWD, from, AT_FDCWD, to); }
 int renameat(int from_dir, const char *from, int to_dir, const char *to) {
-    return rename_at(from_dir, from, to_dir, to);
+    return name_again(RENAMED, from_dir, from, to_dir, to, REAL(renameat));
 }
+
+int rename(const char *from, const char *to) { return renameat(AT_FDCWD, from, AT_FDCWD, to); }
+
+static int call_linkat(int from_dir, const char *from, int to_dir, const char *to) {
+    return REAL(linkat)(from_dir, from, to_dir, to, 0);
+}
+
+// Follows no symbolic link; nothing here is one.
+int linkat(int from_dir, const char *from, int to_dir, const char *to, int flags) {
+    (void)flags;
+    return name_again(LINKED, from_dir, from, to_dir, to, call_linkat);
+}
+
+int link(const char *from, const char *to) { return linkat(AT_FDCWD, from, AT_FDCWD, to, 0); }
 
 static int unlink_at(int dir, const char *path, int flags) {
     char absolute[PATH_MAX];

@@ -27,6 +27,7 @@ class Kind(IntEnum):
     MADE_DIR = 9
     SENDING = 10
     SENT = 11
+    LINKED = 12
 
 
 @dataclass(frozen=True, slots=True)

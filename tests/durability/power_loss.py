@@ -139,12 +139,15 @@ class Disk:
                 self._begun[record.file, record.number] = place
             case Kind.SYNCED:
                 self._nodes[record.file].sync(self._begun.pop((record.file, record.number)))
-            case Kind.RENAMED:
+            case Kind.RENAMED | Kind.LINKED:
                 old, new = (Path(path.decode()) for path in record.payload.split(b"\0"))
-                node = self._directory(old).now()[old.name]
-                # Rename is atomic within a directory, and nothing here renames across two.
-                assert old.parent == new.parent, f"{old} was moved to {new}"
-                self._directory(new).pending.append((place, {old.name: None, new.name: node}))
+                # Renaming is atomic within a directory, and nothing here renames across two.
+                assert old.parent == new.parent, f"{old} became {new}"
+                directory = self._directory(old)
+                names: dict[str, Node | None] = {new.name: directory.now()[old.name]}
+                if record.kind is Kind.RENAMED:
+                    names[old.name] = None
+                directory.pending.append((place, names))
             case Kind.REMOVED:
                 path = Path(record.payload.decode())
                 self._directory(path).pending.append((place, {path.name: None}))
