@@ -6,7 +6,7 @@ use crate::chain::Chain;
 use crate::engine::TurnRequest;
 use crate::event::Event;
 use crate::history::{History, Prefix};
-use crate::id::ResponseId;
+use crate::id::{ConversationId, ResponseId};
 use crate::lane::LaneName;
 use crate::stored::StoredResponse;
 use crate::tool::NotOffered;
@@ -19,6 +19,14 @@ pub struct TurnKey(pub u64);
 pub enum Action {
     /// Look a stored response up, for this credential only, and answer with `handle_loaded`.
     Load { turn: TurnKey, id: ResponseId },
+    /// Look a conversation of this credential up and answer with `handle_conversation`.
+    LoadConversation {
+        turn: TurnKey,
+        id: ConversationId,
+        /// Whether it is to be locked: nothing else of this server may go on with it until the
+        /// turn has [`Action::Ended`].
+        lock: bool,
+    },
     /// Look items up that this credential may see, and answer with `handle_items`.
     LoadItems {
         turn: TurnKey,

@@ -14,7 +14,7 @@ use crate::create::settings::{Decimal, Reasoning, Text};
 use crate::engine::TextFormat;
 use crate::failure::Failure;
 use crate::field::{Field, Path};
-use crate::id::ResponseId;
+use crate::id::{ConversationId, ResponseId};
 use crate::item::Item;
 use crate::message::{Members, Terms};
 use crate::response::Echo;
@@ -62,6 +62,8 @@ pub(crate) struct CreateRequest {
     pub(crate) generate: bool,
     /// Made whether anybody waits for it or not, and stored from its beginning.
     pub(crate) background: bool,
+    /// What it continues, and what goes on with the response to it.
+    pub(crate) conversation: Option<ConversationId>,
     /// None if the response must not be stored.
     pub(crate) permit: Option<Permit>,
     /// The members of the response object that follow from the request alone.
@@ -132,7 +134,10 @@ impl CreateRequest {
         let (input, has_trigger) = input::take_trigger(input, generate)?;
         // Codex opens with a warm-up of nothing but instructions and tools, or not even those.
         // What is counted may be nothing, too.
-        let may_be_empty = parent.is_some() || !generate || terms.task == Task::Count;
+        let conversation = Field::named("conversation", members.conversation);
+        let conversation = conversation.map(settings::read_conversation).transpose()?;
+        let continues = parent.is_some() || conversation.is_some();
+        let may_be_empty = continues || !generate || terms.task == Task::Count;
         if input.is_empty() && !may_be_empty {
             return Err(Failure::missing_required_parameter("input"));
         }
@@ -181,6 +186,11 @@ impl CreateRequest {
             let why = "A response can only be made in the background if it is stored, so that it \
                        can be asked for. Leave 'store' out.";
             return Err(Failure::unsupported_parameter("background", why));
+        }
+        if conversation.is_some() && permit.is_none() && terms.task == Task::Answer {
+            let why = "A conversation keeps what is said in it, so its responses must be stored. \
+                       Leave 'store' out.";
+            return Err(Failure::unsupported_parameter("conversation", why));
         }
 
         // What is only shown again, or not even that, must be right all the same.
@@ -261,6 +271,7 @@ impl CreateRequest {
             },
             generate,
             background,
+            conversation,
             permit,
         })
     }
@@ -334,8 +345,10 @@ fn refuse_unsupported(members: &Members<'_>, terms: Terms<'_>) -> Result<(), Fai
             let (param, other) = ("previous_response_id", "conversation");
             return Err(Failure::mutually_exclusive_parameters(param, other));
         }
-        let why = "Continue with 'previous_response_id' instead.";
-        return Err(Failure::unsupported_parameter("conversation", why));
+        if terms.task == Task::Compact {
+            let why = "Send its items as 'input', or continue with 'previous_response_id'.";
+            return Err(Failure::unsupported_parameter("conversation", why));
+        }
     }
     if given("prompt", members.prompt) {
         let why = "Send 'model', 'instructions' and 'input' instead of a template.";

@@ -340,6 +340,8 @@ impl Failure {
     pub(crate) fn response_error_code(&self) -> &'static str {
         match self.status {
             429 => "rate_limit_exceeded",
+            // What was asked for is right, and may be asked for again.
+            409 => "server_error",
             400..=499 => "invalid_prompt",
             _ => "server_error",
         }

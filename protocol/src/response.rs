@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::engine::Usage;
 use crate::failure::Failure;
-use crate::id::ResponseId;
+use crate::id::{ConversationId, ResponseId};
 use crate::item::Item;
 use crate::json::Object;
 use crate::stored::Status;
@@ -111,7 +111,10 @@ impl Moment<'_> {
 pub(crate) struct ResponseObject {
     pub(crate) id: ResponseId,
     pub(crate) created_at: u64,
+    /// None in a conversation, whatever that ended with.
     pub(crate) previous_response_id: Option<ResponseId>,
+    /// Shown only if there is one.
+    pub(crate) conversation: Option<ConversationId>,
     /// The members of its [`Echo`].
     pub(crate) echo: Bytes,
 }
@@ -147,6 +150,11 @@ impl ResponseObject {
         }
         let parent = self.previous_response_id.as_ref();
         object.value("previous_response_id", &parent.map(ResponseId::as_str));
+        if let Some(id) = &self.conversation {
+            let mut conversation = object.object("conversation");
+            conversation.value("id", id.as_str());
+            conversation.close();
+        }
         object.members(&self.echo);
         let items = object.raw_array("output", output.iter().map(|item| &item.raw()[..]));
         match moment {

@@ -4,6 +4,7 @@
 //! [`Action`] until `poll_action` returns `None`. It does no I/O, owns no clock and mints no ids.
 
 mod background;
+mod conversing;
 mod ending;
 mod matching;
 mod queue;
@@ -32,6 +33,8 @@ use crate::session::matching::Matching;
 use crate::session::referring::Referring;
 use crate::stored::Permit;
 use crate::turn::{Progress, Turn};
+
+pub use crate::session::conversing::OpenedConversation;
 
 /// The time, as the owner of the session sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,7 +92,8 @@ impl From<SaveFailed> for Failure {
 ///
 /// * *waiting* in its lane's queue until the turn before it has ended and a slot is free. It
 ///   makes no event. A request that is refused waits as well, so that its error comes in order.
-/// * *loading* its parent ([`Action::Load`]), unless the connection has it.
+/// * *loading* its parent ([`Action::Load`]), unless the connection has it, or its conversation
+///   ([`Action::LoadConversation`]).
 /// * *referring* to items that the store may have ([`Action::LoadItems`]), if its input does.
 /// * *matching* its history with what is known ([`Action::Match`]), if nothing is named that it
 ///   continues and the session does so at all.

@@ -40,7 +40,7 @@ pub(crate) struct Steer {
 pub(crate) enum SteerRefusal<'a> {
     /// What is wrong with the frame.
     InvalidInput(&'a str),
-    /// The response makes no output, or compacts its chain on the way.
+    /// The response makes no output, compacts its chain on the way, or is in a conversation.
     NotSupported,
     NotFound,
     AlreadyCompleted,
@@ -241,7 +241,7 @@ impl SteerRefusal<'_> {
             Self::InvalidInput(problem) => problem,
             Self::NotSupported => {
                 "A warm-up cannot be steered, and neither can a response with \
-                 'context_management'. Send a create that continues it."
+                 'context_management' or 'conversation'. Send a create that continues it."
             }
             Self::NotFound => "There is no such response on this connection.",
             Self::AlreadyCompleted => {

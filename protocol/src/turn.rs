@@ -26,6 +26,7 @@ use crate::response::{Moment, ResponseObject};
 use crate::seal::Sealer;
 use crate::session::Now;
 use crate::steer::{Owed, Steer, SteerRefusal, Submissions};
+use crate::stored::ConversationStep;
 use crate::tool::{Tool, ToolName};
 use crate::turn::compacting::Compacting;
 use crate::turn::matching::Whole;
@@ -37,6 +38,8 @@ pub(crate) use crate::turn::storing::Announcement;
 pub(crate) struct Turn {
     response: ResponseObject,
     sequence: Sequence,
+    /// What becomes of its conversation, if it is in one and ends well.
+    step: Option<ConversationStep>,
     /// What was asked for. Of the input there is what the model is shown. A successor that steers
     /// make asks for the same.
     request: Box<CreateRequest>,
@@ -158,14 +161,21 @@ impl Turn {
                 Task::Count => Purpose::Count,
             },
         };
+        let before_id = parent.as_ref().map(|chain| chain.id().clone());
+        let conversation = request.conversation.clone();
         let turn = Self {
             response: ResponseObject {
                 id,
                 created_at: now.unix_seconds,
-                previous_response_id: parent.as_ref().map(|chain| chain.id().clone()),
+                previous_response_id: before_id.clone().filter(|_| conversation.is_none()),
+                conversation: conversation.clone(),
                 echo: request.echo.clone(),
             },
             sequence: Sequence::new(lane),
+            step: conversation.map(|id| ConversationStep {
+                id,
+                from: before_id,
+            }),
             request,
             additional_tools,
             parent,
@@ -439,9 +449,14 @@ impl Turn {
     }
 
     /// A response whose chain may be compacted on the way is not steered: the steers would have
-    /// to be told apart from what is compacted.
+    /// to be told apart from what is compacted. In a conversation the successor might find that
+    /// something else has gone on with it.
     pub(crate) fn is_steerable(&self) -> bool {
-        self.request.generate && self.compacting.is_none()
+        self.request.generate && self.compacting.is_none() && !self.is_in_conversation()
+    }
+
+    pub(crate) fn is_in_conversation(&self) -> bool {
+        self.step.is_some()
     }
 
     /// The steers that wait for this turn to end.

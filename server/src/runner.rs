@@ -8,6 +8,7 @@
 mod outbox;
 mod turns;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -22,13 +23,16 @@ use turnwire_protocol::action::{Action, TurnKey};
 use turnwire_protocol::chain::Chain;
 use turnwire_protocol::engine::EngineOutput;
 use turnwire_protocol::event::Event;
-use turnwire_protocol::id::ResponseId;
+use turnwire_protocol::id::{ConversationId, ResponseId};
 use turnwire_protocol::item::Item;
-use turnwire_protocol::session::{SaveFailed, Session, StoreUnavailable, Transport};
+use turnwire_protocol::session::{
+    OpenedConversation, SaveFailed, Session, StoreUnavailable, Transport,
+};
 use turnwire_protocol::stored::Permit;
 
 use crate::auth::Tenant;
 use crate::clock::RandomIds;
+use crate::locks::{ConversationLock, ConversationLocks};
 use crate::secret::TenantSealer;
 use crate::serve::Server;
 use outbox::Outbox;
@@ -45,6 +49,8 @@ pub(crate) struct Runner {
     turns: Turns,
     replies: FuturesUnordered<BoxFuture<'static, Reply>>,
     outbox: Outbox,
+    /// The conversations that turns go on with.
+    locks: HashMap<TurnKey, ConversationLock>,
     close: Option<Close>,
 }
 
@@ -58,6 +64,7 @@ pub(crate) struct Close {
 /// What a store says.
 enum Reply {
     Loaded(TurnKey, Result<Option<Chain>, StoreUnavailable>),
+    Conversation(TurnKey, Result<OpenedConversation, StoreUnavailable>),
     Items(TurnKey, Result<Vec<Option<Item>>, StoreUnavailable>),
     Saved(TurnKey, Result<(), SaveFailed>),
     /// What is stored on the way. If it is not, the end will be.
@@ -80,6 +87,7 @@ impl Runner {
             turns: Turns::default(),
             replies: FuturesUnordered::new(),
             outbox: Outbox::default(),
+            locks: HashMap::new(),
             close: None,
         };
         runner.carry_out();
@@ -178,6 +186,9 @@ impl Runner {
                     Reply::Loaded(turn, parent) => {
                         self.session.handle_loaded(now, ids, turn, parent);
                     }
+                    Reply::Conversation(turn, opened) => {
+                        self.session.handle_conversation(now, ids, turn, opened);
+                    }
                     Reply::Items(turn, items) => self.session.handle_items(now, ids, turn, items),
                     Reply::Noted => {}
                     Reply::Saved(turn, saved) => self.session.handle_saved(now, ids, turn, saved),
@@ -200,6 +211,34 @@ impl Runner {
         turns.poll_next(cx, |lane| outbox.is_full(lane))
     }
 
+    /// Looks a conversation up, and keeps others from going on with it until the turn has ended.
+    fn open_conversation(
+        &mut self,
+        turn: TurnKey,
+        id: ConversationId,
+        lock: bool,
+    ) -> impl Future<Output = Result<OpenedConversation, StoreUnavailable>> + use<> {
+        let (server, owner) = (Arc::clone(&self.server), self.owner);
+        let locked = lock.then(|| ConversationLocks::lock(&server.conversation_locks, owner, &id));
+        let is_locked = matches!(locked, Some(None));
+        if let Some(Some(lock)) = locked {
+            self.locks.insert(turn, lock);
+        }
+        async move {
+            if is_locked {
+                return Ok(OpenedConversation::Locked);
+            }
+            let found = match &server.storage {
+                Some(storage) => storage.reader.conversation(owner, &id).await?,
+                None => None,
+            };
+            Ok(match found {
+                Some(conversation) => OpenedConversation::Open(conversation.chain),
+                None => OpenedConversation::NotFound,
+            })
+        }
+    }
+
     fn carry_out(&mut self) {
         while let Some(action) = self.session.poll_action() {
             match action {
@@ -213,6 +252,11 @@ impl Runner {
                         Reply::Loaded(turn, loaded)
                     };
                     self.replies.push(load.boxed());
+                }
+                Action::LoadConversation { turn, id, lock } => {
+                    let opened = self.open_conversation(turn, id, lock);
+                    let opened = opened.map(move |opened| Reply::Conversation(turn, opened));
+                    self.replies.push(opened.boxed());
                 }
                 Action::LoadItems { turn, ids } => {
                     let (server, owner) = (Arc::clone(&self.server), self.owner);
@@ -263,6 +307,7 @@ impl Runner {
                 }
                 Action::Send(event) => self.outbox.push(event),
                 Action::Ended { turn, summary } => {
+                    self.locks.remove(&turn);
                     let model_is_known = self.server.engines.know(&summary.model);
                     self.turns.end(turn).log(&summary, model_is_known);
                 }

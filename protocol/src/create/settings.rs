@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use crate::engine::TextFormat;
 use crate::failure::Failure;
 use crate::field::{Field, Path, members};
+use crate::id::ConversationId;
 use crate::json::Object;
 
 /// A number and the JSON text it is shown as.
@@ -284,4 +285,19 @@ pub(crate) fn multi_agent_enabled(field: Field<'_, '_>) -> Result<bool, Failure>
     let members: MultiAgentMembers<'_> = field.object()?;
     let enabled = Field::member(&field.path, "enabled", members.enabled);
     enabled.map_or(Ok(false), Field::boolean)
+}
+
+members! { ConversationMembers { id } }
+
+/// `conversation` is an id, or an object that has one.
+pub(crate) fn read_conversation(field: Field<'_, '_>) -> Result<ConversationId, Failure> {
+    if field.text().starts_with('"') {
+        return Ok(ConversationId::from(&*field.string()?));
+    }
+    if !field.text().starts_with('{') {
+        return Err(field.expected("a string or an object"));
+    }
+    let members: ConversationMembers<'_> = field.object()?;
+    let id = Field::required_member(&field.path, "id", members.id)?;
+    Ok(ConversationId::from(&*id.string()?))
 }

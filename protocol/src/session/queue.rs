@@ -131,6 +131,9 @@ impl Session {
             Err(failure) => return self.refuse(origin, failure),
         };
         self.lanes.of(origin.lane.as_ref()).running = Some(origin.key);
+        if let Some(id) = request.conversation.clone() {
+            return self.open_conversation(origin, id, request);
+        }
         let Some(parent) = &origin.parent else {
             return self.begin(now, origin, request, None);
         };
@@ -179,7 +182,8 @@ impl Session {
         match Turn::start(now, id, lane, parent, request, sealer, &self.limits) {
             Ok((making, asked)) => {
                 let making = Box::new(making);
-                if self.matches_histories && origin.parent.is_none() {
+                let names_nothing = origin.parent.is_none() && !making.is_in_conversation();
+                if self.matches_histories && names_nothing {
                     return self.look_for_history(origin, making, asked);
                 }
                 self.ask(origin, making, asked);

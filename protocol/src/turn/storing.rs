@@ -72,7 +72,10 @@ impl Turn {
     ) -> Option<StoredResponse> {
         let (permit, text) = (self.permit()?, event.response_text()?);
         let created_at = self.response.created_at;
-        Some(StoredResponse::new(permit, status, created_at, text, chain))
+        let mut record = StoredResponse::new(permit, status, created_at, text, chain);
+        // A conversation goes on only with what can be continued.
+        record.conversation = self.step.clone().filter(|_| status.is_continuable());
+        Some(record)
     }
 
     /// The turn as a link of its chain, with the output that is done.

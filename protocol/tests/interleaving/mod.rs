@@ -4,6 +4,7 @@
 //! garbage, output of engines that may be nonsense, answers of the store, time, a drain. The
 //! property tests and the fuzz target share this.
 
+mod conversations;
 mod items;
 mod records;
 mod steers;
@@ -21,13 +22,14 @@ use turnwire_protocol::engine::{
     EngineFailure, EngineFailureKind, EngineOutput, FinishReason, ItemStart, Usage,
 };
 use turnwire_protocol::history::{History, Prefix};
-use turnwire_protocol::id::{IdSource, ResponseId};
+use turnwire_protocol::id::{ConversationId, IdSource, ResponseId};
 use turnwire_protocol::lane::LaneName;
 use turnwire_protocol::limits::Limits;
 use turnwire_protocol::seal::Transparent;
-use turnwire_protocol::session::{Now, SaveFailed, Session, Transport};
-use turnwire_protocol::stored::{Permit, Status};
+use turnwire_protocol::session::{Now, OpenedConversation, SaveFailed, Session, Transport};
+use turnwire_protocol::stored::{Permit, StoredResponse};
 
+use self::conversations::Conversations;
 use self::records::Records;
 use self::steers::Ledger;
 use self::watch::Watch;
@@ -106,6 +108,7 @@ pub(crate) fn hear(message: &[u8]) {
                     answers += 1;
                 }
                 Action::Load { .. }
+                | Action::LoadConversation { .. }
                 | Action::LoadItems { .. }
                 | Action::Match { .. }
                 | Action::Save { .. }
@@ -180,6 +183,9 @@ struct Play {
     last_ended: BTreeMap<Option<String>, TurnKey>,
     ended: BTreeSet<TurnKey>,
     loading: BTreeMap<TurnKey, String>,
+    /// The conversation that each turn has asked for.
+    opening: BTreeMap<TurnKey, ConversationId>,
+    conversations: Conversations,
     /// How many items each turn has asked for.
     referring: BTreeMap<TurnKey, usize>,
     /// What was looked for, and what is there to be found.
@@ -196,7 +202,7 @@ struct Play {
     heard: BTreeMap<Option<String>, Duration>,
     /// The last event of it that told how far it is.
     progress: BTreeMap<Option<String>, String>,
-    saving: BTreeMap<TurnKey, (Status, Chain)>,
+    saving: BTreeMap<TurnKey, StoredResponse>,
     /// What can be continued.
     stored: BTreeMap<String, Chain>,
     records: Records,
@@ -255,6 +261,8 @@ impl Play {
             last_ended: BTreeMap::new(),
             ended: BTreeSet::new(),
             loading: BTreeMap::new(),
+            opening: BTreeMap::new(),
+            conversations: Conversations::default(),
             referring: BTreeMap::new(),
             looking: BTreeMap::new(),
             kept: HashMap::new(),
@@ -317,6 +325,11 @@ impl Play {
                 self.session
                     .handle_items(self.now, &mut self.ids, turn, Ok(items));
             }
+            10 if what > 63 && !self.opening.is_empty() => {
+                let opening: Vec<TurnKey> = self.opening.keys().copied().collect();
+                let turn = script.pick(&opening).copied().unwrap_or(TurnKey(7));
+                self.answer_open(turn, script.next() != Some(7));
+            }
             10 => {
                 let loading: Vec<TurnKey> = self.loading.keys().copied().collect();
                 let turn = script.pick(&loading).copied().unwrap_or(TurnKey(7));
@@ -335,7 +348,7 @@ impl Play {
                 self.answer_save(turn, saved);
             }
             12 if self.transport == Transport::Http => {
-                let saving = self.saving.values().map(|(_, chain)| chain.id().clone());
+                let saving = self.saving.values().map(|record| record.id.clone());
                 let told = self.responses.iter().map(|(id, _)| ResponseId::from(&**id));
                 let ids: Vec<ResponseId> = saving.chain(told).collect();
                 if let Some(id) = script.pick(&ids) {
@@ -434,7 +447,9 @@ impl Play {
             _ => items
                 .push(r#"{"type":"function_call_output","call_id":"c","output":""}"#.to_owned()),
         }
-        let setting = match script.next().unwrap_or(0) % 16 {
+        let setting = script.next().unwrap_or(0);
+        let conversation = setting;
+        let setting = match setting % 16 {
             0..=6 => r#","store":false"#,
             7..=13 if self.transport == Transport::Http => match script.next().unwrap_or(0) {
                 0..=180 => r#","background":true"#,
@@ -449,9 +464,11 @@ impl Play {
             14 => r#","store":false,"tools":[{"type":"function","name":"f","async":true}]"#,
             _ => r#","temperature":9"#,
         };
-        let parent = match &*parent {
-            "" => String::new(),
-            parent => format!(r#","previous_response_id":"{parent}""#),
+        let parent = match (&*parent, conversation) {
+            (_, 230..) => r#","conversation":"conv_a""#.to_owned(),
+            (_, 220..) => r#","conversation":{"id":"conv_b"}"#.to_owned(),
+            ("", _) => String::new(),
+            (parent, _) => format!(r#","previous_response_id":"{parent}""#),
         };
         let items = items.join(",");
         self.creates += 1;
@@ -588,13 +605,23 @@ impl Play {
             .handle_matched(self.now, &mut self.ids, turn, found);
     }
 
+    /// Opens the conversation of a turn, if it exists.
+    fn answer_open(&mut self, turn: TurnKey, exists: bool) {
+        let opened = match self.opening.remove(&turn) {
+            Some(id) if exists => self.conversations.open(turn, id),
+            _ => OpenedConversation::NotFound,
+        };
+        self.session
+            .handle_conversation(self.now, &mut self.ids, turn, Ok(opened));
+    }
+
     /// Tells the session whether something was stored.
     fn answer_save(&mut self, turn: TurnKey, saved: Result<(), SaveFailed>) {
-        if let Some((status, chain)) = self.saving.remove(&turn) {
-            let id = chain.id().to_string();
-            self.records.follow_answer(&id, status, saved.is_ok());
-            if saved.is_ok() && status.is_continuable() {
-                self.stored.insert(id, chain);
+        if let Some(record) = self.saving.remove(&turn) {
+            self.records.follow_answer(&record, saved.is_ok());
+            if saved.is_ok() && record.status.is_continuable() {
+                self.conversations.advance(&record);
+                self.stored.insert(record.id.to_string(), record.chain);
             }
         }
         self.session
@@ -629,6 +656,10 @@ impl Play {
                         let outputs = output.iter().filter_map(|item| items::output_of(item));
                         self.responses.push((id.to_owned(), outputs.collect()));
                     }
+                }
+                Action::LoadConversation { turn, id, lock } => {
+                    assert!(lock, "whoever goes on with it locks it");
+                    self.opening.insert(turn, id);
                 }
                 Action::Load { turn, id } => {
                     self.loading.insert(turn, id.to_string());
@@ -689,7 +720,9 @@ impl Play {
                     self.loading.remove(&turn);
                     self.referring.remove(&turn);
                     self.looking.remove(&turn);
-                    self.saving.insert(turn, (record.status, record.chain));
+                    self.conversations.check(turn, &record);
+                    self.opening.remove(&turn);
+                    self.saving.insert(turn, record);
                 }
                 Action::SaveProgress { record } => self.records.follow_progress(&record),
                 Action::Ended { turn, summary } => {
@@ -709,6 +742,8 @@ impl Play {
                         assert_eq!(summary.automatic, successor, "whose create was this?");
                     }
                     assert!(self.ended.insert(turn), "ended twice");
+                    self.opening.remove(&turn);
+                    self.conversations.unlock(turn);
                     self.making.remove(&turn);
                     self.loading.remove(&turn);
                     self.referring.remove(&turn);
@@ -717,7 +752,8 @@ impl Play {
                 }
                 Action::Close { .. } => self.closed = true,
             }
-            let waiting = self.loading.len() + self.referring.len() + self.looking.len();
+            let waiting =
+                self.loading.len() + self.opening.len() + self.referring.len() + self.looking.len();
             let running = waiting + self.making.len() + self.saving.len();
             assert!(running <= RUNNING, "{running} turns run at once");
         }
@@ -793,7 +829,9 @@ impl Play {
     /// Ends all turns in their own ways, then the connection.
     fn wind_up(mut self) {
         loop {
-            if let Some((turn, _)) = self.loading.pop_first() {
+            if let Some((&turn, _)) = self.opening.first_key_value() {
+                self.answer_open(turn, true);
+            } else if let Some((turn, _)) = self.loading.pop_first() {
                 self.session
                     .handle_loaded(self.now, &mut self.ids, turn, Ok(None));
             } else if let Some((turn, asked)) = self.referring.pop_first() {
@@ -834,6 +872,7 @@ impl Play {
     fn hang_up(self) {
         drop(self.session);
         drop(self.stored);
+        drop(self.conversations);
         drop(self.saving);
         drop(self.kept);
         assert!(

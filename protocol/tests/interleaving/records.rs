@@ -38,11 +38,12 @@ impl Records {
     }
 
     /// The store has answered.
-    pub(super) fn follow_answer(&mut self, id: &str, status: Status, is_stored: bool) {
+    pub(super) fn follow_answer(&mut self, record: &StoredResponse, is_stored: bool) {
+        let id = record.id.to_string();
         if is_stored {
-            self.stored.insert(id.to_owned(), status);
+            self.stored.insert(id, record.status);
         } else {
-            self.lost.insert(id.to_owned());
+            self.lost.insert(id);
         }
     }
 

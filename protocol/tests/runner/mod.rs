@@ -21,7 +21,9 @@
 //! load-items t1 ids=["$i"]            it asks for items; items t1: all|none answers
 //! match t1 items=[3,2,1]              it looks for what it was given the first items of
 //! matched t1: found|none              the longest of those that were kept, which it has to have
-//! save t1 / saved t1: ok|failed
+//! open t1 id=… lock=…                 it asks for a conversation; opened t1: found|none|locked
+//!                                     (one is empty until something is saved in it)
+//! save t1 / saved t1: ok|failed|moved
 //! progress response.status=…          it has something stored without waiting for that
 //! cancel $id                          the response is cancelled over HTTP
 //! stop t1, wrap-up t1, ended t1 outcome=…, close code=1001
@@ -49,13 +51,13 @@ use turnwire_protocol::chain::Chain;
 use turnwire_protocol::engine::{Purpose, TextFormat, TurnRequest};
 use turnwire_protocol::event::Event;
 use turnwire_protocol::history::{History, Prefix};
-use turnwire_protocol::id::{IdSource, ResponseId};
+use turnwire_protocol::id::{ConversationId, IdSource, ResponseId};
 use turnwire_protocol::item::Item;
 use turnwire_protocol::limits::Limits;
 use turnwire_protocol::record;
 use turnwire_protocol::seal::Transparent;
-use turnwire_protocol::session::{Now, SaveFailed, Session, Transport};
-use turnwire_protocol::stored::{Permit, Status, StoredResponse};
+use turnwire_protocol::session::{Now, OpenedConversation, SaveFailed, Session, Transport};
+use turnwire_protocol::stored::{Permit, StoredResponse};
 use turnwire_protocol::tool::ToolChoice;
 
 use self::expect::Expected;
@@ -181,10 +183,13 @@ struct Stage {
     names: BTreeMap<String, String>,
     turns: BTreeMap<String, TurnKey>,
     /// What waits to be stored, and what is.
-    saving: BTreeMap<TurnKey, (Status, Chain)>,
+    saving: BTreeMap<TurnKey, StoredResponse>,
     asked: BTreeMap<TurnKey, String>,
     asked_items: BTreeMap<TurnKey, Vec<Arc<str>>>,
     stored: BTreeMap<String, Chain>,
+    opening: BTreeMap<TurnKey, ConversationId>,
+    /// What the conversations end with that something was saved in.
+    conversations: BTreeMap<ConversationId, Chain>,
     looking: BTreeMap<TurnKey, Vec<Prefix>>,
     kept: HashMap<History, Chain>,
     watch: Watch,
@@ -209,6 +214,8 @@ impl Default for Stage {
             asked: BTreeMap::new(),
             asked_items: BTreeMap::new(),
             stored: BTreeMap::new(),
+            opening: BTreeMap::new(),
+            conversations: BTreeMap::new(),
             looking: BTreeMap::new(),
             kept: HashMap::new(),
             watch: Watch::default(),
@@ -240,7 +247,7 @@ impl Stage {
                 Ok(())
             }
             "<" => self.expect_event(rest),
-            "progress" | "start" | "load" | "load-items" | "match" | "save" | "stop"
+            "progress" | "start" | "load" | "open" | "load-items" | "match" | "save" | "stop"
             | "wrap-up" | "ended" | "close" => self.expect_action(word, rest),
             _ => {
                 self.nothing_left()?;
@@ -287,6 +294,19 @@ impl Stage {
                 };
                 self.drive(|session, now, ids| session.handle_loaded(now, ids, key, Ok(chain)));
             }
+            "opened" => {
+                let key = self.turn(turn)?;
+                let id = self.opening.remove(&key);
+                let id = id.ok_or("no conversation was asked for")?;
+                let opened = match argument {
+                    "found" => OpenedConversation::Open(self.conversations.get(&id).cloned()),
+                    "none" => OpenedConversation::NotFound,
+                    _ => OpenedConversation::Locked,
+                };
+                self.drive(|session, now, ids| {
+                    session.handle_conversation(now, ids, key, Ok(opened));
+                });
+            }
             "items" => {
                 let key = self.turn(turn)?;
                 let asked = self.asked_items.remove(&key);
@@ -320,14 +340,18 @@ impl Stage {
             }
             "saved" => {
                 let key = self.turn(turn)?;
-                let saving = self.saving.remove(&key);
-                let (status, chain) = saving.ok_or("nothing was to be saved")?;
+                let record = self.saving.remove(&key);
+                let record = record.ok_or("nothing was to be saved")?;
                 let saved = match argument {
                     "ok" => Ok(()),
+                    "moved" => Err(SaveFailed::ConversationMoved),
                     _ => Err(SaveFailed::Unavailable),
                 };
-                if saved.is_ok() && status.is_continuable() {
-                    self.stored.insert(chain.id().to_string(), chain);
+                if saved.is_ok() && record.status.is_continuable() {
+                    if let Some(step) = record.conversation {
+                        self.conversations.insert(step.id, record.chain.clone());
+                    }
+                    self.stored.insert(record.id.to_string(), record.chain);
                 }
                 self.drive(|session, now, ids| session.handle_saved(now, ids, key, saved));
             }
@@ -480,6 +504,11 @@ impl Stage {
                 self.asked.insert(turn, id.to_string());
                 ("load", Some(turn), json!({"id": id.as_str()}))
             }
+            Action::LoadConversation { turn, id, lock } => {
+                let seen = json!({"id": id.as_str(), "lock": lock});
+                self.opening.insert(turn, id);
+                ("open", Some(turn), seen)
+            }
             Action::LoadItems { turn, ids } => {
                 let seen = json!({"ids": ids.iter().map(|id| &**id).collect::<Vec<&str>>()});
                 self.asked_items.insert(turn, ids);
@@ -503,10 +532,14 @@ impl Stage {
                     "id": record.id.as_str(),
                     "response": response,
                     "turns": record.chain.turns(),
+                    "conversation": record.conversation.as_ref().map(|step| {
+                        let from = step.from.as_ref().map(ResponseId::as_str);
+                        json!({"id": step.id.as_str(), "from": from})
+                    }),
                     "input": record.chain.asked().iter().map(gist).collect::<Vec<_>>(),
                 });
                 demand_status(&record, &seen)?;
-                self.saving.insert(turn, (record.status, record.chain));
+                self.saving.insert(turn, record);
                 ("save", Some(turn), seen)
             }
             Action::SaveProgress { record } => {

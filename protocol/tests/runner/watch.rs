@@ -404,8 +404,15 @@ fn check_response(response: &Value) -> Result<(), String> {
         )?;
     }
     let members = response.as_object().map_or(0, serde_json::Map::len);
+    let optional = ["user", "conversation"].into_iter();
+    let optional = optional.filter(|key| response.get(key).is_some());
+    let in_conversation = response.get("conversation").is_some();
     demand(
-        members == RESPONSE_KEYS.len() + usize::from(response.get("user").is_some()),
+        !in_conversation || response["previous_response_id"].is_null(),
+        "a response in a conversation has no other parent",
+    )?;
+    demand(
+        members == RESPONSE_KEYS.len() + optional.count(),
         "the response has other members",
     )?;
     let status = response["status"]

@@ -10,6 +10,7 @@ mod check;
 mod client;
 mod compaction;
 mod conversations;
+mod conversing;
 mod drain;
 mod hostile;
 mod http;
