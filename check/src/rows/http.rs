@@ -65,6 +65,7 @@ async fn endpoints(case: &Case) -> Held {
             stored(case).await,
         ),
         ("POST /responses/{id}/cancel", cancel(case).await),
+        ("POST /responses with background", background(case).await),
         ("POST /responses/input_tokens", input_tokens(case).await),
         ("/conversations", conversations(case).await),
     ] {
@@ -167,6 +168,47 @@ async fn cancel(case: &Case) -> Held {
     )
 }
 
+/// A response in the background exists before it is made. By the time it is cancelled it may be
+/// over, which both ends with.
+async fn background(case: &Case) -> Held {
+    case.needs(Feature::HttpCreate).await?;
+    let request = json!({"input": "Say hello.", "background": true, "store": true});
+    let begun = case.post("responses", case.request(request)).await?;
+    if begun.status == 400 && begun.json["error"]["param"] == "background" {
+        skip!("the server makes no responses in the background");
+    }
+    expect_status(&begun, 200, "a response in the background")?;
+    let status = begun.json["status"].as_str().unwrap_or_default();
+    ensure!(
+        matches!(status, "queued" | "in_progress" | "completed"),
+        "expected the response to be queued; {} came",
+        begun.json
+    );
+    let path = format!(
+        "responses/{}",
+        begun.json["id"].as_str().unwrap_or_default()
+    );
+    expect_status(&case.get(&path).await?, 200, "GET while it is made")?;
+    let cancelled = case.post(&format!("{path}/cancel"), json!({})).await?;
+    if let Some(lack) = cancelled.declares_lack_of("POST /responses/{id}/cancel") {
+        skip!("{lack}");
+    }
+    expect_status(&cancelled, 200, "cancelling a response in the background")?;
+    let found = case.get(&path).await?;
+    ensure!(
+        found.json["status"] == "cancelled" || found.json["status"] == "completed",
+        "expected the response to be cancelled or completed; {} came",
+        found.json
+    );
+    let again = case.post(&format!("{path}/cancel"), json!({})).await?;
+    ensure!(
+        again.status != 200 || again.json["status"] == found.json["status"],
+        "expected nothing to change when it is cancelled again; {} came",
+        again.json
+    );
+    Ok(())
+}
+
 async fn input_tokens(case: &Case) -> Held {
     let body = json!({"model": case.server.model, "input": "Say hello."});
     let reply = case.post("responses/input_tokens", body).await?;
@@ -203,8 +245,47 @@ async fn conversations(case: &Case) -> Held {
         "expected GET to give the conversation; {} came",
         found.json
     );
+    conversation_items(case, &format!("{path}/items")).await?;
     let deleted = case.delete(&path).await?;
-    expect_members(&deleted, "id:string object:string deleted:bool")
+    expect_members(&deleted, "id:string object:string deleted:bool")?;
+    expect_status(
+        &case.get(&path).await?,
+        404,
+        "GET of a deleted conversation",
+    )
+}
+
+/// `path` is that of the items of an empty conversation.
+async fn conversation_items(case: &Case, path: &str) -> Held {
+    let list = "object:string data:array first_id:string|null last_id:string|null has_more:bool";
+    let items = json!({"items": [user("One."), user("Two.")]});
+    let added = case.post(path, items).await?;
+    if let Some(lack) = added.declares_lack_of("POST /conversations/{id}/items") {
+        skip!("{lack}");
+    }
+    expect_members(&added, list)?;
+    let page = case.get(&format!("{path}?order=asc&limit=1")).await?;
+    expect_members(&page, list)?;
+    let (first, more) = (&page.json["data"][0], &page.json["has_more"]);
+    ensure!(
+        *first == added.json["data"][0] && *more == true,
+        "expected a page of the first item that was added, and more behind it; {} came",
+        page.json
+    );
+    let item = format!("{path}/{}", first["id"].as_str().unwrap_or_default());
+    let found = case.get(&item).await?;
+    expect_status(&found, 200, "GET of an item")?;
+    ensure!(
+        found.json == *first,
+        "expected GET to give the item; {} came",
+        found.json
+    );
+    let left = case.delete(&item).await?;
+    expect_members(
+        &left,
+        "id:string object:string created_at:index metadata:any",
+    )?;
+    expect_status(&case.get(&item).await?, 404, "GET of a deleted item")
 }
 
 /// Row 172.

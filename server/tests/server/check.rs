@@ -24,8 +24,8 @@ const MAY_SKIP: &[u16] = &[
     75, 76, 82, 102, //
     // Other programs.
     174, 175, 176, 177, 178, //
-    // Reasoning summaries, and some HTTP endpoints.
-    64, 171,
+    // Reasoning summaries.
+    64,
 ];
 
 fn settings() -> Settings {
