@@ -12,6 +12,9 @@ use turnwire_protocol::id::ResponseId;
 
 use crate::auth::Tenant;
 
+/// Bytes of chains that a store holds in memory as well.
+pub(super) const HOT_BYTES: u64 = 256 << 20;
+
 /// What one link costs beyond what its chain counts.
 const LINK_OVERHEAD: u64 = 384;
 

@@ -27,6 +27,7 @@ use turnwire_protocol::item::Item;
 use turnwire_protocol::session::{SaveFailed, StoreUnavailable};
 use turnwire_protocol::stored::{Status, StoredResponse};
 
+use super::hot::{HOT_BYTES, Hot};
 use super::{Conversation, Retention, ShownResponse};
 use crate::auth::Tenant;
 use crate::secret::Secret;
@@ -41,6 +42,7 @@ use writer::{Unwritten, Writer};
 
 #[derive(Debug)]
 pub struct PostgresStore {
+    hot: Arc<Hot>,
     reader: Reader,
     writer: Writer,
     /// What the database knows this server by.
@@ -81,8 +83,10 @@ impl PostgresStore {
         migrated.map_err(|error: SchemaError| unusable(error.to_string()))?;
         let begun = upkeep::begin(&client).await;
         let server = begun.map_err(|trouble| unusable(trouble.to_string()))?;
+        let hot = Arc::new(Hot::new(HOT_BYTES));
         Ok(Self {
-            reader: Reader::new(Arc::clone(&database), secret),
+            reader: Reader::new(Arc::clone(&database), secret, Arc::clone(&hot)),
+            hot,
             writer: Writer::start(Arc::clone(&database)),
             server,
             under_way: UnderWay::default(),
@@ -142,24 +146,26 @@ impl PostgresStore {
             false => !self.under_way.insert(key.clone()),
         };
         let server = (!is_final).then_some(self.server);
+        let continuable = response.status.is_continuable();
+        let chain = continuable.then(|| response.chain.clone());
         let save = Change::Save {
             response,
             server,
             replaces,
         };
-        let saved = self.writer.change(owner, save).map(stored);
+        let saved = self.writer.change(owner, save);
+        let saved = self.keep(owner, chain, saved);
         if is_final || replaces {
-            return saved.boxed();
+            return saved.map(stored).boxed();
         }
-        // What could not be begun is not gone on with.
+        // What was not begun is not gone on with.
         let under_way = self.under_way.clone();
-        saved
-            .inspect(move |saved| {
-                if saved.is_err() {
-                    under_way.remove(&key);
-                }
-            })
-            .boxed()
+        let forget = move |said: &Result<Outcome, Unwritten>| {
+            if *said != Ok(Outcome::Saved) {
+                under_way.remove(&key);
+            }
+        };
+        saved.inspect(forget).map(stored).boxed()
     }
 
     pub(super) async fn delete(
@@ -170,6 +176,8 @@ impl PostgresStore {
         if !is_possible(id.as_str()) {
             return Ok(false);
         }
+        self.hot.forget(owner, id);
+        self.under_way.remove(&(owner, id.clone()));
         known(self.writer.change(owner, Change::Delete(id.clone())).await)
     }
 
@@ -178,8 +186,10 @@ impl PostgresStore {
         owner: Tenant,
         conversation: Conversation,
     ) -> Result<(), SaveFailed> {
+        let chain = conversation.chain.clone();
         let change = Change::CreateConversation(conversation);
-        stored(self.writer.change(owner, change).await)
+        let created = self.writer.change(owner, change);
+        stored(self.keep(owner, chain, created).await)
     }
 
     pub(super) async fn update_conversation(
@@ -209,9 +219,10 @@ impl PostgresStore {
         let change = Change::AdvanceConversation {
             id: id.clone(),
             from: from.cloned(),
-            to,
+            to: to.clone(),
         };
-        stored(self.writer.change(owner, change).await)
+        let advanced = self.writer.change(owner, change);
+        stored(self.keep(owner, to, advanced).await)
     }
 
     pub(super) async fn delete_conversation(
@@ -224,6 +235,22 @@ impl PostgresStore {
         }
         let change = Change::DeleteConversation(id.clone());
         known(self.writer.change(owner, change).await)
+    }
+
+    /// Puts a chain among those in memory once it is stored.
+    fn keep(
+        &self,
+        owner: Tenant,
+        chain: Option<Chain>,
+        change: BoxFuture<'static, Result<Outcome, Unwritten>>,
+    ) -> BoxFuture<'static, Result<Outcome, Unwritten>> {
+        let hot = Arc::clone(&self.hot);
+        let keep = move |said: &Result<Outcome, Unwritten>| {
+            if let (Ok(Outcome::Saved), Some(chain)) = (said, chain) {
+                hot.keep(owner, &chain);
+            }
+        };
+        change.inspect(keep).boxed()
     }
 }
 
@@ -246,7 +273,7 @@ impl UnderWay {
 fn stored(said: Result<Outcome, Unwritten>) -> Result<(), SaveFailed> {
     match said {
         // Nobody wants what was deleted while it was made.
-        Ok(Outcome::Saved | Outcome::Gone) => Ok(()),
+        Ok(Outcome::Saved | Outcome::Kept | Outcome::Gone) => Ok(()),
         Ok(Outcome::Moved) => Err(SaveFailed::ConversationMoved),
         Ok(_) | Err(Unwritten) => Err(SaveFailed::Unavailable),
     }

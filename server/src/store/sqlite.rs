@@ -31,7 +31,7 @@ use turnwire_protocol::record::{self, Damaged};
 use turnwire_protocol::session::{SaveFailed, StoreUnavailable};
 use turnwire_protocol::stored::StoredResponse;
 
-use super::hot::Hot;
+use super::hot::{HOT_BYTES, Hot};
 use super::{Conversation, Retention, ShownResponse};
 use crate::auth::Tenant;
 use crate::clock;
@@ -44,9 +44,6 @@ use tables::{Arriving, Tables};
 use trouble::Trouble;
 use upkeep::Upkeep;
 use writer::Writer;
-
-/// Bytes of chains that are in memory as well.
-const HOT_BYTES: u64 = 256 << 20;
 
 /// Bytes of a page. Decision 0010 has the measurement.
 const PAGE_BYTES: u32 = 4096;

@@ -39,11 +39,13 @@ pub(super) enum Change {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Saved,
+    /// The response is stored with a final status, and stays as it is.
+    Kept,
     /// The link before those that were given is not stored. Nothing was changed.
     NoParent,
     /// The conversation ends with something else, or is not known. Nothing was changed.
     Moved,
-    /// The response is stored with another end. Nothing was changed.
+    /// The response came to another end while it was made. Nothing was changed.
     Superseded,
     /// The response was deleted while it was made. Nothing was changed.
     Gone,
@@ -100,7 +102,8 @@ impl Change {
     }
 
     /// The call that does it, which stores the last `links` of its chain as far as they are new.
-    pub(super) fn call(&self, owner: Tenant, links: usize) -> Call {
+    /// `again` if it may have been done before.
+    pub(super) fn call(&self, owner: Tenant, links: usize, again: bool) -> Call {
         match self {
             Self::Save {
                 response,
@@ -112,7 +115,7 @@ impl Change {
                 let from = step.and_then(|step| step.from.as_ref());
                 Call::new(
                     "SELECT save_response($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, \
-                     $14, $15)",
+                     $14, $15, $16)",
                     owner,
                 )
                 .chain(Some(&response.chain), links)
@@ -124,6 +127,7 @@ impl Change {
                 .with(*replaces, Type::BOOL)
                 .with(conversation, Type::TEXT)
                 .with(from.map(|from| from.as_str().to_owned()), Type::TEXT)
+                .with(again, Type::BOOL)
             }
             Self::Delete(id) => Call::new("SELECT delete_response($1, $2)", owner)
                 .with(id.as_str().to_owned(), Type::TEXT),
@@ -141,7 +145,7 @@ impl Change {
                     .with(metadata.to_vec(), Type::BYTEA)
             }
             Self::AdvanceConversation { id, from, to } => Call::new(
-                "SELECT advance_conversation($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                "SELECT advance_conversation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
                 owner,
             )
             .chain(to.as_ref(), links)
@@ -149,7 +153,8 @@ impl Change {
             .with(
                 from.as_ref().map(|from| from.as_str().to_owned()),
                 Type::TEXT,
-            ),
+            )
+            .with(again, Type::BOOL),
             Self::DeleteConversation(id) => Call::new("SELECT delete_conversation($1, $2)", owner)
                 .with(id.as_str().to_owned(), Type::TEXT),
         }
@@ -161,6 +166,7 @@ impl Outcome {
     pub(super) fn read(text: &str) -> Option<Self> {
         Some(match text {
             "saved" => Self::Saved,
+            "kept" => Self::Kept,
             "no_parent" => Self::NoParent,
             "moved" => Self::Moved,
             "superseded" => Self::Superseded,

@@ -28,6 +28,7 @@ use super::database::{ANSWER_TIMEOUT, Database, Trouble};
 use super::{is_possible, upkeep};
 use crate::auth::Tenant;
 use crate::secret::{Secret, TenantSealer};
+use crate::store::hot::Hot;
 use crate::store::{Conversation, ShownResponse};
 
 /// Connections for reading. What is asked for at the same time shares them.
@@ -35,6 +36,9 @@ const CONNECTIONS: usize = 4;
 
 /// Questions at a time; more wait. It bounds the memory of answers.
 const MAX_ASKED: usize = 64;
+
+/// Links before the last one of a chain that are looked at to find one that is in memory.
+const NEAR: i64 = 32;
 
 /// How long nobody tries to connect after an attempt has failed; whoever asks fails at once.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
@@ -47,6 +51,7 @@ const MAX_READS: usize = 3;
 pub(super) struct Reader {
     database: Arc<Database>,
     secret: Arc<Secret>,
+    hot: Arc<Hot>,
     lines: [Line; CONNECTIONS],
     asked: Semaphore,
     /// Questions that were put to the database.
@@ -82,10 +87,11 @@ struct Place {
 type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
 
 impl Reader {
-    pub(super) fn new(database: Arc<Database>, secret: Arc<Secret>) -> Self {
+    pub(super) fn new(database: Arc<Database>, secret: Arc<Secret>, hot: Arc<Hot>) -> Self {
         Self {
             database,
             secret,
+            hot,
             lines: Default::default(),
             asked: Semaphore::new(MAX_ASKED),
             #[cfg(test)]
@@ -106,7 +112,8 @@ impl Reader {
             let Some(row) = self.find(sql, owner, id.as_str()).await? else {
                 return Ok(None);
             };
-            if !wanted(status(&row, 0)?) {
+            let status = status(&row, 0)?;
+            if !wanted(status) {
                 return Ok(None);
             }
             let place = Place {
@@ -114,6 +121,10 @@ impl Reader {
                 position: row.get(2),
             };
             if let Some(chain) = self.chain_at(owner, place, id).await? {
+                // Others are still changed, or of no use to what comes.
+                if status.is_continuable() {
+                    self.hot.keep(owner, &chain);
+                }
                 return Ok(Some(chain));
             }
         }
@@ -228,7 +239,10 @@ impl Reader {
                     let place = Place { branch, position };
                     let last = ResponseId::from(last);
                     match self.chain_at(owner, place, &last).await? {
-                        Some(chain) => Some(chain),
+                        Some(chain) => {
+                            self.hot.keep(owner, &chain);
+                            Some(chain)
+                        }
                         None => continue,
                     }
                 }
@@ -259,51 +273,102 @@ impl Reader {
         Ok(rows.first().is_none_or(|row| row.get(0)))
     }
 
-    /// The chain that ends with the link of this id at a place; none if it went meanwhile.
+    /// The chain that ends with the link of this id at a place; none if it went meanwhile. What is
+    /// in memory of it is shared, and with it what engines keep.
     async fn chain_at(
         &self,
         owner: Tenant,
         place: Place,
         id: &ResponseId,
     ) -> Result<Option<Chain>, StoreUnavailable> {
+        if let Some(chain) = self.hot.get(owner, id) {
+            return Ok(Some(chain));
+        }
+        let (parent, rows) = match self.hot_before(owner, place).await? {
+            Some((position, parent)) => (Some(parent), self.rows_behind(place, position).await?),
+            None => (None, self.all_rows(place).await?),
+        };
+        let is_whole = rows
+            .last()
+            .is_some_and(|row| row.get::<_, &str>(0) == id.as_str());
+        if !is_whole {
+            return Ok(None);
+        }
+        // A long chain takes a while to be put together.
+        let sealer = TenantSealer::new(Arc::clone(&self.secret), owner);
+        let hot = Arc::clone(&self.hot);
+        let made = spawn_blocking(move || {
+            let id = |row: &Row| ResponseId::from(row.get::<_, &str>(0));
+            let newest_first = rows.iter().enumerate().rev();
+            let mut known =
+                newest_first.filter_map(|(index, row)| Some((index, hot.get(owner, &id(row))?)));
+            let (new, mut chain) = match known.next() {
+                Some((index, chain)) => (index + 1, Some(chain)),
+                None => (0, parent),
+            };
+            for row in &rows[new..] {
+                chain = Some(record::decode(chain, id(row), bytes(row, 1), &sealer)?);
+            }
+            Ok(chain)
+        });
+        match made.await {
+            Ok(Ok(chain)) => Ok(chain),
+            Ok(Err(Damaged)) => Err(self.damaged()),
+            Err(_) => Err(StoreUnavailable),
+        }
+    }
+
+    /// The last link before a place that is in memory, if it is near it in the same branch, as
+    /// where servers take turns with a chain.
+    async fn hot_before(
+        &self,
+        owner: Tenant,
+        place: Place,
+    ) -> Result<Option<(i32, Chain)>, StoreUnavailable> {
+        let sql = "SELECT position, id FROM links WHERE branch = $1 AND position < $2
+                   ORDER BY position DESC LIMIT $3";
+        let arguments: [Argument<'_>; 3] = [
+            (&place.branch, Type::INT8),
+            (&place.position, Type::INT4),
+            (&NEAR, Type::INT8),
+        ];
+        let rows = self.ask(sql, &arguments).await?;
+        Ok(rows.iter().find_map(|row| {
+            let chain = self.hot.get(owner, &row.get::<_, &str>(1).into())?;
+            Some((row.get(0), chain))
+        }))
+    }
+
+    /// Ids and records of the links of a branch behind a position, up to a place.
+    async fn rows_behind(&self, place: Place, position: i32) -> Result<Vec<Row>, StoreUnavailable> {
+        let sql = "SELECT id, record FROM links
+                   WHERE branch = $1 AND position > $2 AND position <= $3 ORDER BY position";
+        let arguments: [Argument<'_>; 3] = [
+            (&place.branch, Type::INT8),
+            (&position, Type::INT4),
+            (&place.position, Type::INT4),
+        ];
+        self.ask(sql, &arguments).await
+    }
+
+    /// Ids and records of the links of a chain, the first one first.
+    async fn all_rows(&self, place: Place) -> Result<Vec<Row>, StoreUnavailable> {
         let sql = "WITH RECURSIVE way (step, branch, upto) AS (
                 SELECT 0, $1::bigint, $2::integer
                 UNION ALL
                 SELECT step + 1, parent_branch, parent_position
                 FROM way JOIN branches USING (branch) WHERE parent_branch IS NOT NULL
             )
-            SELECT step, position, id, record FROM way, LATERAL (
+            SELECT id, record FROM way, LATERAL (
                 SELECT position, id, record FROM links
                 WHERE links.branch = way.branch AND position <= upto OFFSET 0
             ) AS part
             ORDER BY step DESC, position";
-        let rows = self
-            .ask(
-                sql,
-                &[(&place.branch, Type::INT8), (&place.position, Type::INT4)],
-            )
-            .await?;
-        let is_whole = rows
-            .last()
-            .is_some_and(|row| row.get::<_, &str>(2) == id.as_str());
-        if !is_whole {
-            return Ok(None);
-        }
-        // A long chain takes a while to be put together.
-        let sealer = TenantSealer::new(Arc::clone(&self.secret), owner);
-        let chain = spawn_blocking(move || {
-            let mut chain = None;
-            for row in &rows {
-                let id = ResponseId::from(row.get::<_, &str>(2));
-                chain = Some(record::decode(chain, id, bytes(row, 3), &sealer)?);
-            }
-            Ok(chain)
-        });
-        match chain.await {
-            Ok(Ok(chain)) => Ok(chain),
-            Ok(Err(Damaged)) => Err(self.damaged()),
-            Err(_) => Err(StoreUnavailable),
-        }
+        self.ask(
+            sql,
+            &[(&place.branch, Type::INT8), (&place.position, Type::INT4)],
+        )
+        .await
     }
 
     /// A link without those before it.

@@ -2,16 +2,20 @@
 //! `scripts/with-postgres` and the test command set it.
 
 use std::env;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use proptest::prelude::*;
+use tokio::runtime::{Handle, Runtime};
+use tokio::task::block_in_place;
+use tokio_postgres::Client;
 use turnwire_protocol::stored::Status;
 
+use super::super::operations::{agree_with_memory, operations};
 use super::super::story::{self, content, link};
 use super::super::{Storage, Store};
 use super::*;
-use tokio_postgres::Client;
 
 /// A database that is empty and nobody else's; none where there is no PostgreSQL.
 async fn database() -> Option<PostgresUrl> {
@@ -34,17 +38,29 @@ async fn database() -> Option<PostgresUrl> {
 }
 
 async fn open(url: &PostgresUrl) -> Storage {
+    opened(url).await.into()
+}
+
+async fn opened(url: &PostgresUrl) -> Store {
     let secret = Arc::new(Secret::in_memory());
     let store = PostgresStore::open(url, secret, Retention::default())
         .await
         .unwrap();
-    Store::Postgres(Box::new(store)).into()
+    Store::Postgres(Box::new(store))
 }
 
 /// A connection beside those of servers.
 async fn client(url: &PostgresUrl) -> Client {
     let database = Database::at(url.read().unwrap());
     database.connect().await.unwrap()
+}
+
+/// Takes everything away, if there is anything.
+async fn clear(url: &PostgresUrl) {
+    drop(open(url).await);
+    let tables = "DELETE FROM responses; DELETE FROM links; DELETE FROM branches;
+                  DELETE FROM items; DELETE FROM conversations; DELETE FROM volume";
+    client(url).await.batch_execute(tables).await.unwrap();
 }
 
 /// What the database itself says.
@@ -69,6 +85,32 @@ async fn it_does_what_every_store_does() {
     story::plays(&storage).await;
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn it_answers_as_memory_does(operations in operations()) {
+        static DATABASE: OnceLock<Option<PostgresUrl>> = OnceLock::new();
+        let runtime = Runtime::new().unwrap();
+        let Some(url) = DATABASE.get_or_init(|| runtime.block_on(database())) else {
+            return Ok(());
+        };
+        runtime.block_on(clear(url));
+        agree_with_memory(operations, || {
+            let opened = async {
+                // The server that was there before is silent from now on.
+                let storage = open(url).await;
+                let client = client(url).await;
+                client.batch_execute("DELETE FROM servers").await.unwrap();
+                upkeep::fail_abandoned(&client).await.unwrap();
+                drop(storage);
+                opened(url).await
+            };
+            block_in_place(|| Handle::current().block_on(opened))
+        });
+    }
+}
+
 #[tokio::test]
 async fn two_servers_that_continue_the_same_response_make_two_branches() {
     let Some(url) = database().await else { return };
@@ -88,6 +130,9 @@ async fn two_servers_that_continue_the_same_response_make_two_branches() {
     for (storage, chain) in [(&a, &other), (&b, &mine)] {
         let loaded = storage.loads(chain.id().as_str()).await.unwrap();
         assert_eq!(content(&loaded), content(chain));
+        // What a server has of a chain it shares, and so what its engine keeps.
+        let shared = storage.loads("resp_1").await.unwrap();
+        assert!(loaded.parent().unwrap().is(&shared));
     }
     assert_eq!(count(&url, "count(*) FROM links").await, 3);
     assert_eq!(count(&url, "count(*) FROM branches").await, 2);

@@ -70,6 +70,8 @@ struct Job {
     /// Whether it goes into a transaction of its own, as one of its transaction was refused.
     is_alone: bool,
     attempts: u32,
+    /// Whether an attempt may not have been in vain.
+    is_in_doubt: bool,
     /// What the last attempt said, if it came that far.
     said: Option<Outcome>,
     /// Whether an attempt that may not have been in vain found what is to be deleted. There is
@@ -123,6 +125,7 @@ impl Writer {
             is_uncounted: false,
             is_alone: false,
             attempts: 0,
+            is_in_doubt: false,
             said: None,
             was_known: false,
             gives_up: Instant::now() + PATIENCE,
@@ -229,6 +232,7 @@ impl Task {
                     }
                 },
                 Err(Trouble::Lost(_)) => {
+                    job.is_in_doubt = true;
                     job.was_known |= job.said == Some(Outcome::Known);
                     job.gives_up = job.gives_up.max(Instant::now() + PATIENCE_IN_DOUBT);
                 }
@@ -273,7 +277,7 @@ async fn write(client: &Client, batch: &mut [Job]) -> Result<(), Trouble> {
         }
         let calls = batch
             .iter()
-            .map(|job| job.change.call(job.owner, job.links));
+            .map(|job| job.change.call(job.owner, job.links, job.is_in_doubt));
         let calls: Vec<_> = calls.collect();
         // Sent in one go: a transaction waits for no answer before its end. If one fails, so does
         // what comes after it, and the end is none.

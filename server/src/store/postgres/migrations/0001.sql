@@ -271,15 +271,16 @@ BEGIN
     PERFORM let_go(the_owner, from_id);
 END $$;
 
--- Stores a response, of which `the_server` has more to say unless it is none. It is `saved`; or its
--- parent is not stored (`no_parent`), its conversation does not end with `conversation_from`
--- (`moved`), a response of its id came to another end (`superseded`), or the one that it `replaces`
--- was deleted (`gone`). Done twice it is done once.
+-- Stores a response, of which `the_server` has more to say unless it is none. It is `saved`, or one
+-- that is final was `kept` as it is; or its parent is not stored (`no_parent`), its conversation
+-- does not end with `conversation_from` (`moved`), or the one that it `replaces` was deleted (`gone`)
+-- or came to another end (`superseded`). `again` if it may have been done before.
 CREATE FUNCTION save_response(
     the_owner bytea, the_parent text, ids text[], records bytea[],
     item_links integer[], item_places integer[], item_names bytea[],
     the_status text, the_created_at bigint, the_before bytea, the_after bytea,
-    the_server bigint, replaces boolean, the_conversation text, conversation_from text
+    the_server bigint, replaces boolean, the_conversation text, conversation_from text,
+    again boolean
 ) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -291,8 +292,8 @@ BEGIN
     SELECT * INTO was FROM responses WHERE owner = the_owner AND id = the_id FOR UPDATE;
     IF was.id IS NULL AND replaces THEN
         RETURN 'gone';
-    ELSIF was.id IS NOT NULL AND was.server IS NULL THEN
-        RETURN CASE was.status WHEN the_status THEN 'saved' ELSE 'superseded' END;
+    ELSIF again AND was.status = the_status THEN
+        RETURN 'saved';
     END IF;
     IF the_conversation IS NOT NULL THEN
         SELECT ends_with INTO ended_with FROM conversations
@@ -300,6 +301,13 @@ BEGIN
         IF NOT FOUND OR ended_with IS DISTINCT FROM conversation_from THEN
             RETURN 'moved';
         END IF;
+    END IF;
+    IF was.id IS NOT NULL AND was.server IS NULL THEN
+        IF the_conversation IS NOT NULL THEN
+            UPDATE links SET holders = holders + 1 WHERE owner = the_owner AND id = the_id;
+            PERFORM move_conversation(the_owner, the_conversation, conversation_from, the_id);
+        END IF;
+        RETURN CASE WHEN replaces AND was.status <> the_status THEN 'superseded' ELSE 'kept' END;
     END IF;
     IF was.id IS NULL THEN
         held := hold_chain(
@@ -370,11 +378,11 @@ BEGIN
 END $$;
 
 -- Puts a chain, or nothing, in the place of one that ends with `from_id`: `saved`, `moved` or
--- `no_parent`. Done twice it is done once.
+-- `no_parent`. `again` if it may have been done before.
 CREATE FUNCTION advance_conversation(
     the_owner bytea, the_parent text, ids text[], records bytea[],
     item_links integer[], item_places integer[], item_names bytea[],
-    the_id text, from_id text
+    the_id text, from_id text, again boolean
 ) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -385,8 +393,10 @@ BEGIN
         WHERE owner = the_owner AND id = the_id FOR UPDATE;
     IF NOT FOUND THEN
         RETURN 'moved';
+    ELSIF again AND ended_with IS NOT DISTINCT FROM to_id THEN
+        RETURN 'saved';
     ELSIF ended_with IS DISTINCT FROM from_id THEN
-        RETURN CASE WHEN ended_with IS NOT DISTINCT FROM to_id THEN 'saved' ELSE 'moved' END;
+        RETURN 'moved';
     ELSIF to_id IS NOT NULL AND NOT hold_chain(
         the_owner, the_parent, ids, records, item_links, item_places, item_names
     ) THEN
