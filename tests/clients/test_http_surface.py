@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
+from openai import BadRequestError, ConflictError, NotFoundError, OpenAI
 from openai.types.conversations import Conversation, ConversationItem, Message
 from openai.types.responses import Response
 from pydantic import TypeAdapter
 
 from conftest import Server, Start
+from connections import create
 from judges import judge_http_event, judge_response
 
 SCRIPT = """
@@ -154,6 +155,31 @@ def test_a_conversation_is_made_changed_and_deleted(client: OpenAI):
     with pytest.raises(NotFoundError) as refused:
         client.conversations.retrieve(made.id)
     assert refused.value.code == "conversation_not_found"
+
+
+def test_a_conversation_goes_on_over_http_and_over_a_socket(client: OpenAI, server: Server):
+    conversation = client.conversations.create(items=[said("a"), said("b")])
+    asked = {"model": server.model, "conversation": conversation.id, "input": "count"}
+    made = judged(client.responses.create(**asked))
+    assert made.output_text == "3 items"
+    assert made.conversation.id == conversation.id
+    assert made.previous_response_id is None
+    with client.responses.connect() as connection:
+        assert create(connection, asked).text == "5 items"
+    listed = client.conversations.items.list(conversation.id, order="asc")
+    expected = ["a", "b", "count", "3 items", "count", "5 items"]
+    assert texts(listed) == expected
+
+    waiting = client.responses.create(**{**asked, "input": "wait"}, background=True)
+    for ask in (
+        lambda: client.responses.create(**asked),
+        lambda: client.conversations.items.create(conversation.id, items=[said("c")]),
+    ):
+        with pytest.raises(ConflictError) as refused:
+            ask()
+        assert refused.value.code == "conversation_locked"
+    client.responses.cancel(waiting.id)
+    assert texts(client.conversations.items.list(conversation.id, order="asc")) == expected
 
 
 def test_items_of_a_conversation_are_added_paged_and_deleted(client: OpenAI):
