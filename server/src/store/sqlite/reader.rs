@@ -25,7 +25,7 @@ pub(super) const READERS: usize = 4;
 /// Connections, and the right to use one.
 #[derive(Debug)]
 pub(super) struct Readers {
-    idle: Arc<Mutex<Vec<Connection>>>,
+    pub(super) idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
     trouble: Arc<Trouble>,
 }
