@@ -42,7 +42,7 @@ pub enum Store {
     Sqlite(SqliteStore),
 }
 
-/// What goes by itself. Running responses never do.
+/// What goes by itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Retention {
     /// What was stored, or used in a conversation, longer ago than this goes.

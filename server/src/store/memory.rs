@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use turnwire_protocol::chain::Chain;
@@ -17,6 +18,7 @@ use turnwire_protocol::stored::{ResponseText, Status, StoredResponse};
 
 use super::{Conversation, ShownResponse};
 use crate::auth::Tenant;
+use crate::clock;
 
 /// What one link costs beyond what its chain counts: ids, map entries.
 const LINK_OVERHEAD: u64 = 512;
@@ -27,6 +29,8 @@ const ITEM_OVERHEAD: u64 = 256;
 #[derive(Debug)]
 pub struct MemoryStore {
     budget_bytes: u64,
+    /// For how long something is kept that is not used.
+    age: Option<Duration>,
     shelf: Mutex<Shelf>,
 }
 
@@ -41,12 +45,19 @@ struct Shelf {
     links: HashMap<Key, Link>,
     conversations: HashMap<ConversationKey, Named>,
     /// What can be asked for, by the numbers it got when it came.
-    by_age: BTreeMap<u64, Held>,
+    by_age: BTreeMap<u64, Aged>,
     /// Named items of all links. Links may share a name, so the link's number is part of the key.
     items: BTreeMap<(Tenant, Arc<str>, u64), Item>,
     /// The number of the next link or response.
     next: u64,
     bytes: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Aged {
+    /// When it came, in seconds since 1970.
+    since: u64,
+    held: Held,
 }
 
 /// What can be asked for, and keeps links here.
@@ -88,8 +99,16 @@ impl MemoryStore {
     pub fn new(budget_bytes: u64) -> Self {
         Self {
             budget_bytes,
+            age: None,
             shelf: Mutex::default(),
         }
+    }
+
+    /// The same, but what was stored longer ago than that goes, and conversations that were not
+    /// used for as long.
+    #[must_use]
+    pub fn keeping_for(self, age: Option<Duration>) -> Self {
+        Self { age, ..self }
     }
 
     pub(super) fn load(&self, owner: Tenant, id: &ResponseId) -> Option<Chain> {
@@ -225,8 +244,29 @@ impl MemoryStore {
         items(chain).nth(place).cloned()
     }
 
+    /// What there is, without what is too old.
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+        let lock = || self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shelf = lock();
+        let Some(age) = self.age else { return shelf };
+        let cutoff = clock::unix_seconds().saturating_sub(age.as_secs());
+        let mut gone = Vec::new();
+        shelf.let_go_before(cutoff, &mut gone);
+        if !gone.is_empty() {
+            drop(shelf);
+            drop(gone);
+            shelf = lock();
+        }
+        shelf
+    }
+}
+
+impl Aged {
+    fn now(conversation: ConversationKey) -> Self {
+        Self {
+            since: clock::unix_seconds(),
+            held: Held::Conversation(conversation),
+        }
     }
 }
 
@@ -261,7 +301,9 @@ impl Shelf {
             status: record.status,
             text,
         });
-        self.by_age.insert(age, Held::Response(key));
+        let since = record.created_at;
+        let held = Held::Response(key);
+        self.by_age.insert(age, Aged { since, held });
     }
 
     fn name(&mut self, owner: Tenant, conversation: Conversation) {
@@ -271,7 +313,7 @@ impl Shelf {
         }
         let age = self.number();
         self.bytes += named_bytes(&conversation);
-        self.by_age.insert(age, Held::Conversation(key.clone()));
+        self.by_age.insert(age, Aged::now(key.clone()));
         self.conversations.insert(key, Named { age, conversation });
     }
 
@@ -316,7 +358,7 @@ impl Shelf {
             self.pin(key.0, to);
         }
         let age = self.number();
-        self.by_age.insert(age, Held::Conversation(key.clone()));
+        self.by_age.insert(age, Aged::now(key.clone()));
         if let Some(named) = self.conversations.get_mut(key) {
             self.by_age.remove(&named.age);
             named.age = age;
@@ -347,11 +389,27 @@ impl Shelf {
     /// Lets the oldest go until the rest fits.
     fn shrink_to(&mut self, budget_bytes: u64, gone: &mut Vec<Link>) {
         while self.bytes > budget_bytes {
-            let oldest = self.by_age.first_key_value().map(|(_, held)| held.clone());
-            match oldest.expect("what weighs belongs to something that can be asked for") {
-                Held::Response(key) => drop(self.take(&key, gone)),
-                Held::Conversation(key) => drop(self.unname(&key, gone)),
-            }
+            let oldest = self.by_age.first_key_value();
+            let oldest = oldest.expect("what weighs belongs to something that can be asked for");
+            let held = oldest.1.held.clone();
+            self.drop_held(held, gone);
+        }
+    }
+
+    /// Lets go of what came before this second.
+    fn let_go_before(&mut self, second: u64, gone: &mut Vec<Link>) {
+        while let Some((_, oldest)) = self.by_age.first_key_value()
+            && oldest.since < second
+        {
+            let held = oldest.held.clone();
+            self.drop_held(held, gone);
+        }
+    }
+
+    fn drop_held(&mut self, held: Held, gone: &mut Vec<Link>) {
+        match held {
+            Held::Response(key) => drop(self.take(&key, gone)),
+            Held::Conversation(key) => drop(self.unname(&key, gone)),
         }
     }
 
@@ -547,6 +605,24 @@ mod tests {
             [false, true, true, true]
         );
         assert_eq!(bytes(&store), 3 * each());
+    }
+
+    #[test]
+    fn what_is_old_goes_when_anything_is_asked() {
+        let store = MemoryStore::new(u64::MAX).keeping_for(Some(Duration::from_secs(1000)));
+        let save = |created_at, chain: &Chain| {
+            let text = ResponseText {
+                before: Bytes::new(),
+                after: Bytes::new(),
+            };
+            let (permit, status) = (Permit::grant(), Status::Completed);
+            let record = StoredResponse::new(permit, status, created_at, text, chain.clone());
+            store.save(Tenant::ANYONE, record).unwrap();
+        };
+        let now = clock::unix_seconds();
+        save(now - 2000, &link(None, "old"));
+        save(now, &link(None, "young"));
+        assert!(!knows(&store, "old") && knows(&store, "young"));
     }
 
     #[test]

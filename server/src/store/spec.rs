@@ -27,7 +27,10 @@ impl StoreSpec {
     /// `secret` opens what clients had sealed.
     pub async fn open(&self, secret: Arc<Secret>, retention: Retention) -> anyhow::Result<Store> {
         match self {
-            Self::Memory { budget_bytes } => Ok(Store::Memory(MemoryStore::new(*budget_bytes))),
+            Self::Memory { budget_bytes } => {
+                let store = MemoryStore::new(*budget_bytes).keeping_for(retention.age);
+                Ok(Store::Memory(store))
+            }
             Self::Sqlite { path: Some(path) } => {
                 let store = SqliteStore::open(path, secret, retention).context("--store")?;
                 Ok(Store::Sqlite(store))

@@ -1,6 +1,6 @@
 //! Retention: what goes by itself, because it is old or because there is too much.
 //!
-//! It goes in slices, each a change like any other, so that no turn waits long for it.
+//! A response that is under way never does. The rest goes in slices, each a change like any other, so that no turn waits long for it.
 
 use std::time::{Duration, Instant};
 

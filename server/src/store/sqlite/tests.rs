@@ -201,7 +201,8 @@ fn count(event: TraceEvent<'_>) {
 async fn statements_to_load(store: &SqliteStore, chain: &Chain) -> usize {
     store.hot.forget(OWNER, chain.id());
     for connection in &mut *store.readers.idle.lock().unwrap() {
-        connection.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(count));
+        let traced = connection.trace_v2(TraceEventCodes::SQLITE_TRACE_STMT, Some(count));
+        traced.unwrap();
     }
     STATEMENTS.store(0, Ordering::Relaxed);
     let loaded = store.load(OWNER, chain.id()).await.unwrap().unwrap();
