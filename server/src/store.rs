@@ -81,9 +81,9 @@ pub struct Conversation {
 
 /// Both.
 #[derive(Clone, Debug)]
-pub(crate) struct Storage {
-    pub(crate) reader: Reader,
-    pub(crate) writer: Writer,
+pub struct Storage {
+    pub reader: Reader,
+    pub writer: Writer,
 }
 
 impl From<Store> for Storage {
