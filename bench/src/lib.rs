@@ -8,6 +8,7 @@ mod agent;
 mod chain;
 mod lanes;
 mod relay;
+mod storing;
 mod target;
 mod transport;
 mod transports;
@@ -23,6 +24,8 @@ pub enum Bench {
     Chain(chain::Args),
     /// Many lanes on one socket against as many sockets: turns per second
     Lanes(lanes::Args),
+    /// Turns that are stored against turns that are not, some milliseconds away from the server
+    Storing(storing::Args),
 }
 
 impl Bench {
@@ -32,6 +35,7 @@ impl Bench {
             Self::Transports(args) => transports::run(args).await,
             Self::Chain(args) => chain::run(args).await,
             Self::Lanes(args) => lanes::run(args).await,
+            Self::Storing(args) => storing::run(args).await,
         }
     }
 }

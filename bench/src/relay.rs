@@ -1,12 +1,21 @@
-//! Relay: a TCP relay that counts, so that bytes are those on the wire, headers and all.
+//! Relay: a TCP relay that counts, so that bytes are those on the wire, headers and all, and that
+//! can hold them back for a while, as a long way does.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+/// What may be on its way in one direction of a connection.
+const PIECES: usize = 256;
+const PIECE_BYTES: usize = 64 << 10;
 
 /// A relay on loopback. It ends when it is dropped, and its connections with it.
 #[derive(Debug)]
@@ -19,6 +28,11 @@ pub(crate) struct Relay {
 impl Relay {
     /// Listens on a free port and forwards to `target`, a host and a port.
     pub(crate) async fn to(target: String) -> io::Result<Self> {
+        Self::with_delay(target, Duration::ZERO).await
+    }
+
+    /// Every byte is held back for so long, whichever way it goes.
+    pub(crate) async fn with_delay(target: String, delay: Duration) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let sent = Arc::new(AtomicU64::new(0));
@@ -26,7 +40,7 @@ impl Relay {
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(forward(client, target.clone(), Arc::clone(&count)));
+                connections.spawn(forward(client, target.clone(), delay, Arc::clone(&count)));
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -49,27 +63,55 @@ impl Drop for Relay {
     }
 }
 
-async fn forward(client: TcpStream, target: String, sent: Arc<AtomicU64>) -> io::Result<()> {
+async fn forward(
+    client: TcpStream,
+    target: String,
+    delay: Duration,
+    sent: Arc<AtomicU64>,
+) -> io::Result<()> {
     let server = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let up = async {
-        let mut buffer = vec![0; 64 << 10];
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    let count = |bytes: usize| {
+        sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    };
+    tokio::try_join!(
+        carry(from_client, to_server, delay, count),
+        carry(from_server, to_client, delay, |_| {})
+    )?;
+    Ok(())
+}
+
+/// Carries bytes one way until there are no more.
+async fn carry(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    delay: Duration,
+    count: impl Fn(usize),
+) -> io::Result<()> {
+    let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES);
+    let read = async move {
+        let mut buffer = vec![0; PIECE_BYTES];
         loop {
-            let read = from_client.read(&mut buffer).await?;
-            if read == 0 {
-                return to_server.shutdown().await;
+            let read = from.read(&mut buffer).await?;
+            count(read);
+            let piece = (Instant::now() + delay, buffer[..read].to_vec());
+            if read == 0 || sender.send(piece).await.is_err() {
+                return Ok(());
             }
-            sent.fetch_add(read as u64, Ordering::Relaxed);
-            to_server.write_all(&buffer[..read]).await?;
         }
     };
-    let down = async {
-        tokio::io::copy(&mut from_server, &mut to_client).await?;
-        to_client.shutdown().await
+    let write = async move {
+        while let Some((due, piece)) = receiver.recv().await {
+            if !delay.is_zero() {
+                sleep_until(due).await;
+            }
+            to.write_all(&piece).await?;
+        }
+        to.shutdown().await
     };
-    tokio::try_join!(up, down)?;
+    tokio::try_join!(read, write)?;
     Ok(())
 }

@@ -45,8 +45,8 @@ use trouble::Trouble;
 use upkeep::Upkeep;
 use writer::Writer;
 
-/// Bytes of a page. Decision 0010 has the measurement.
-const PAGE_BYTES: u32 = 4096;
+/// Bytes of a page, see decision 0010.
+const PAGE_BYTES: u32 = 8192;
 
 #[derive(Debug)]
 pub struct SqliteStore {

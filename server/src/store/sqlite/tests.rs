@@ -191,6 +191,10 @@ fn what_cannot_be_opened_is_told_with_its_path_and_what_to_do() {
 
 static STATEMENTS: AtomicUsize = AtomicUsize::new(0);
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "SQLite's binding calls it so"
+)]
 fn count(event: TraceEvent<'_>) {
     if let TraceEvent::Stmt(..) = event {
         STATEMENTS.fetch_add(1, Ordering::Relaxed);
