@@ -325,7 +325,7 @@ impl Play {
                 self.session
                     .handle_items(self.now, &mut self.ids, turn, Ok(items));
             }
-            10 if what > 63 && !self.opening.is_empty() => {
+            10 if !self.opening.is_empty() => {
                 let opening: Vec<TurnKey> = self.opening.keys().copied().collect();
                 let turn = script.pick(&opening).copied().unwrap_or(TurnKey(7));
                 self.answer_open(turn, script.next() != Some(7));
