@@ -6,6 +6,7 @@
 //! are shown to no model; an absent member and a null are the same to all that reads items.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 use std::slice;
 
@@ -133,7 +134,18 @@ fn thoughts<'a>(hash: &mut Sha256, item: &'a Item, members: &mut Members<'a>) {
         }
     };
     match (in_the_open, item.revealed()) {
-        (Some(list), _) if list.get().starts_with('[') => parts(hash, Some(list), each),
+        (Some(list), revealed) if list.get().starts_with('[') => {
+            let is_said = Cell::new(false);
+            parts(hash, Some(list), |hash, texts| {
+                is_said.set(texts.iter().any(|text| !text.is_empty()));
+                each(hash, texts);
+            });
+            // Of a list of nothing the one engine goes by the seal, and the other does not.
+            if let Some(revealed) = revealed.filter(|_| !is_said.get()) {
+                tag(hash, Tag::String);
+                bytes(hash, revealed.as_bytes());
+            }
+        }
         (Some(other), _) => member(hash, "content", other),
         (None, Some(revealed)) => each(hash, &[revealed.into()]),
         (None, None) => {}

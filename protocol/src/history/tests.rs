@@ -81,6 +81,17 @@ fn what_a_seal_reveals_is_the_same_as_what_was_said() {
 }
 
 #[test]
+fn what_a_seal_reveals_counts_where_nothing_was_said_in_the_open() {
+    let silent = r#"{"type":"reasoning","content":[{"type":"reasoning_text","text":""}],"encrypted_content":"x"}"#;
+    let silent = item(silent);
+    let revealing = |text: &str| of(&[silent.clone().with_revealed(text)]);
+    assert_ne!(revealing("hm"), revealing("ah"));
+    assert_ne!(revealing("hm"), of(std::slice::from_ref(&silent)));
+    let said = r#"{"type":"reasoning","content":[{"type":"reasoning_text","text":""},{"type":"reasoning_text","text":"hm"}]}"#;
+    assert_ne!(revealing("hm"), alone(said));
+}
+
+#[test]
 fn whatever_a_model_could_be_shown_makes_a_difference() {
     let items = [
         r#"{"role":"user","content":"a"}"#,
