@@ -177,6 +177,11 @@ impl Chain {
         self.0.bytes
     }
 
+    /// The same of this response alone.
+    pub fn own_bytes(&self) -> u64 {
+        self.bytes() - self.parent().map_or(0, Self::bytes)
+    }
+
     /// From this response to the first one.
     pub fn ancestry(&self) -> impl Iterator<Item = &Self> {
         std::iter::successors(Some(self), |chain| chain.parent())

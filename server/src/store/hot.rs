@@ -62,7 +62,8 @@ impl Hot {
         Some(chain)
     }
 
-    /// Holds a chain, unless it would leave no room for others. It must be what is stored.
+    /// Holds a chain, unless it would leave no room for others, or keep links alive that do not
+    /// count, because others of the same ids are held. It must be what is stored.
     pub(super) fn keep(&self, owner: Tenant, chain: &Chain) {
         if chain.bytes() > self.budget_bytes {
             return;
@@ -70,6 +71,9 @@ impl Hot {
         // Dropped after the lock is given back: freeing a long chain takes a while.
         let mut gone = Vec::new();
         let mut shelf = self.shelf();
+        if !shelf.shares_links_with(owner, chain) {
+            return;
+        }
         shelf.hold(owner, chain);
         shelf.touch((owner, chain.id().clone()));
         shelf.shrink_to(self.budget_bytes, &mut gone);
@@ -102,6 +106,14 @@ impl Shelf {
         self.next += 1;
     }
 
+    /// Whether the first of its links that is held already is the very link, not another copy.
+    fn shares_links_with(&self, owner: Tenant, chain: &Chain) -> bool {
+        let held =
+            |link: &Chain| Some((self.links.get(&(owner, link.id().clone()))?, link.clone()));
+        let first = chain.ancestry().find_map(held);
+        first.is_none_or(|(held, link)| held.chain.is(&link))
+    }
+
     /// Counts the links of a chain up to the first one that is held already.
     fn hold(&mut self, owner: Tenant, chain: &Chain) {
         let mut is_parent = false;
@@ -111,8 +123,7 @@ impl Shelf {
                 held.children += usize::from(is_parent);
                 return;
             }
-            let before = link.parent().map_or(0, Chain::bytes);
-            let own_bytes = link.bytes() - before + LINK_OVERHEAD;
+            let own_bytes = link.own_bytes() + LINK_OVERHEAD;
             self.bytes += own_bytes;
             let held = Link {
                 chain: link.clone(),
@@ -224,5 +235,17 @@ mod tests {
         hot.forget(OWNER, fork.id());
         let shelf = hot.shelf();
         assert!(shelf.links.is_empty() && shelf.by_use.is_empty() && shelf.bytes == 0);
+    }
+
+    #[test]
+    fn a_chain_is_not_held_that_would_keep_other_copies_of_links_alive() {
+        let hot = Hot::new(u64::MAX);
+        hot.keep(OWNER, &link(None, "p"));
+        let copy = link(None, "p");
+        hot.keep(OWNER, &link(Some(&copy), "c"));
+        assert!(holds(&hot, "p") && !holds(&hot, "c"));
+        let held = hot.get(OWNER, copy.id()).unwrap();
+        hot.keep(OWNER, &link(Some(&held), "c"));
+        assert!(holds(&hot, "c"));
     }
 }
