@@ -143,7 +143,7 @@ impl Item {
 
     /// The same item with bytes of its own. An item is a slice of the message it came in and keeps
     /// all of that alive, so one that outlives its neighbours must not stay such a slice.
-    pub(crate) fn detached(&self) -> Self {
+    pub fn detached(&self) -> Self {
         Self {
             raw: Bytes::copy_from_slice(&self.raw),
             ..self.clone()

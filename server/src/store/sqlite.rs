@@ -17,6 +17,7 @@ mod trouble;
 mod upkeep;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,7 +40,7 @@ use crate::secret::{Secret, TenantSealer};
 use file::DatabaseFile;
 pub use file::OpenError;
 use place::Place;
-use reader::{READERS, ReadError, Readers, Snapshot};
+use reader::{FoundItem, READERS, ReadError, Readers, Snapshot};
 use tables::{Arriving, Tables};
 use trouble::Trouble;
 use upkeep::Upkeep;
@@ -146,19 +147,29 @@ impl SqliteStore {
         ids: &[Arc<str>],
     ) -> Result<Vec<Option<Item>>, StoreUnavailable> {
         let (ids, sealer) = (ids.to_vec(), self.sealer(owner));
-        let item = move |snapshot: &Snapshot<'_>, id: &str| -> Result<Option<Item>, ReadError> {
-            let found = match snapshot.find_item(owner, id)? {
-                Some(found) => Some(found),
-                None => snapshot.find_item_by_place(owner, id)?,
-            };
-            let Some(found) = found else {
-                return Ok(None);
-            };
-            let items = record::decode_items(found.record, &sealer)?;
-            let mut items = items.asked.iter().chain(items.output.iter());
-            Ok(items.nth(found.position as usize).cloned())
+        let read = move |snapshot: &Snapshot<'_>| {
+            // By their links, each of which is read once, however many of its items are wanted.
+            let mut wanted: BTreeMap<Place, Vec<(usize, usize)>> = BTreeMap::new();
+            for (index, id) in ids.iter().enumerate() {
+                let found = match snapshot.find_item(owner, id)? {
+                    Some(found) => Some(found),
+                    None => snapshot.find_item_by_place(owner, id)?,
+                };
+                if let Some(FoundItem { place, position }) = found {
+                    let wanted = wanted.entry(place).or_default();
+                    wanted.push((position as usize, index));
+                }
+            }
+            let mut items = vec![None; ids.len()];
+            for (place, wanted) in wanted {
+                let own = record::decode_items(snapshot.record(place)?, &sealer)?;
+                let own: Vec<&Item> = own.asked.iter().chain(own.output.iter()).collect();
+                for (position, index) in wanted {
+                    items[index] = own.get(position).map(|item| item.detached());
+                }
+            }
+            Ok(items)
         };
-        let read = move |snapshot: &Snapshot<'_>| ids.iter().map(|id| item(snapshot, id)).collect();
         self.readers.read(read).await
     }
 
@@ -236,6 +247,7 @@ impl SqliteStore {
         owner: Tenant,
         conversation: Conversation,
     ) -> Result<(), SaveFailed> {
+        let bytes = written_bytes(conversation.chain.as_ref());
         let kept = self.keeper(owner, conversation.chain.clone());
         let make = move |tables: &mut Tables<'_>| {
             let now = clock::unix_seconds();
@@ -243,7 +255,7 @@ impl SqliteStore {
                 .create_conversation(owner, &conversation, now)
                 .map(Ok)
         };
-        let made = self.writer.queue().push(0, make, kept).await;
+        let made = self.writer.queue().push(bytes, make, kept).await;
         made.unwrap_or(Err(SaveFailed::Unavailable))
     }
 
@@ -267,12 +279,13 @@ impl SqliteStore {
         to: Option<Chain>,
     ) -> Result<(), SaveFailed> {
         let (id, from) = (id.clone(), from.cloned());
+        let bytes = written_bytes(to.as_ref());
         let kept = self.keeper(owner, to.clone());
         let make = move |tables: &mut Tables<'_>| {
             let now = clock::unix_seconds();
             tables.advance_conversation(owner, &id, from.as_ref(), to.as_ref(), now)
         };
-        let made = self.writer.queue().push(0, make, kept).await;
+        let made = self.writer.queue().push(bytes, make, kept).await;
         made.unwrap_or(Err(SaveFailed::Unavailable))
     }
 
@@ -316,6 +329,12 @@ impl SqliteStore {
             sealer: self.sealer(owner),
         }
     }
+}
+
+/// About what is written of a chain whose parents are stored.
+fn written_bytes(chain: Option<&Chain>) -> usize {
+    let bytes = chain.map_or(0, Chain::own_bytes);
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }
 
 /// Makes chains of what is stored, or takes those that are in memory.

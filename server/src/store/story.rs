@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use serde_json::json;
 use turnwire_protocol::chain::{Carried, Chain};
 use turnwire_protocol::id::{ConversationId, ResponseId};
 use turnwire_protocol::item::Item;
@@ -118,6 +119,38 @@ pub(super) async fn plays(storage: &Storage) {
     a_response_can_be_replaced_until_its_status_is_final(storage).await;
     conversations_end_with_a_chain(storage).await;
     nothing_crosses_owners(storage).await;
+}
+
+/// A store that reads records does not keep all of one for the sake of one item in it, and finds
+/// items by names of any length.
+pub(super) async fn items_are_found_by_themselves(storage: &Storage) {
+    let item = |id: &str, text: &str| {
+        let item = json!({"type": "message", "id": id, "role": "user", "content": text});
+        Item::parse(item.to_string().into()).unwrap()
+    };
+    let long = "long".repeat(1 << 10);
+    let items = [
+        item("small", ""),
+        item(&long, "é"),
+        item("large", &"x".repeat(1 << 20)),
+    ];
+    let chain = Chain::append(
+        None,
+        "resp_i1".into(),
+        Arc::new(items.clone()),
+        Arc::new([]),
+        Carried::default(),
+        None,
+    );
+    storage.save(Status::Completed, &chain).await.unwrap();
+    let raw = |index: usize| Some(items[index].raw().clone());
+    let found = storage
+        .finds(&["large", "none", "small", &long, "msg_i1_1", "msg_i1_3"])
+        .await;
+    assert_eq!(found, [raw(2), None, raw(0), raw(1), raw(1), None]);
+    let mut alone = storage.finds(&["small"]).await;
+    let alone = alone.remove(0).unwrap().try_into_mut().unwrap();
+    assert!(alone.capacity() < 1 << 10, "{}", alone.capacity());
 }
 
 async fn chains_are_read_as_they_were_saved(storage: &Storage) {

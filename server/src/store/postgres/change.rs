@@ -91,9 +91,7 @@ impl Change {
 
     /// Bytes that it takes to the database, roughly.
     pub(super) fn bytes(&self) -> u64 {
-        let chain = self.chain().map_or(0, |chain| {
-            chain.bytes() - chain.parent().map_or(0, Chain::bytes)
-        });
+        let chain = self.chain().map_or(0, Chain::own_bytes);
         let text = match self {
             Self::Save { response, .. } => response.text.size(),
             _ => 0,

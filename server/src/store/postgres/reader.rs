@@ -4,6 +4,7 @@
 //! server may have deleted it. How many statements it takes to read a chain does not depend on its
 //! length.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::AtomicU64;
@@ -43,6 +44,9 @@ const NEAR: i64 = 32;
 /// How long nobody tries to connect after an attempt has failed; whoever asks fails at once.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
+/// Bytes of records that items are taken from at once, unless a single one has more.
+const ITEMS_AT_ONCE: i64 = 8 << 20;
+
 /// A chain that changes while it is read, because what was last in it is replaced or goes, is
 /// read again. More often than this it is not what changes.
 const MAX_READS: usize = 3;
@@ -78,10 +82,19 @@ struct LineState {
 struct Waiting<'a>(&'a Line);
 
 /// Where a link is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     branch: i64,
     position: i32,
+}
+
+/// A link of which some items are asked for.
+#[derive(Default)]
+struct WantedLink {
+    /// Of its record.
+    bytes: i64,
+    /// For each of them which one of those asked for it is, and at which place it is in the link.
+    items: Vec<(usize, usize)>,
 }
 
 type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
@@ -164,7 +177,11 @@ impl Reader {
         ids: &[Arc<str>],
     ) -> Result<Vec<Option<Item>>, StoreUnavailable> {
         let keys: Vec<_> = ids.iter().map(|id| item_key(id)).collect();
-        let sql = "SELECT DISTINCT ON (name) name, place, id, record
+        let mut by_key: HashMap<&[u8], Vec<usize>> = HashMap::new();
+        for (index, key) in keys.iter().enumerate() {
+            by_key.entry(key).or_default().push(index);
+        }
+        let sql = "SELECT DISTINCT ON (name) name, place, branch, position, octet_length(record)
                    FROM items JOIN links USING (branch, position)
                    WHERE items.owner = $1 AND name = ANY ($2) ORDER BY name, number DESC";
         let owner_key = owner.as_bytes().to_vec();
@@ -174,50 +191,97 @@ impl Reader {
                 &[(&owner_key, Type::BYTEA), (&keys, Type::BYTEA_ARRAY)],
             )
             .await?;
-        let mut found = vec![None; ids.len()];
+        // By their links, each of which is read once, however many of its items are wanted.
+        let mut wanted = BTreeMap::new();
+        let mut is_named = vec![false; ids.len()];
         for row in &named {
-            let key: &[u8] = row.get(0);
             let place = usize::try_from(row.get::<_, i32>(1)).unwrap_or(usize::MAX);
-            let link = self.link(
-                owner,
-                ResponseId::from(row.get::<_, &str>(2)),
-                bytes(row, 3),
-            )?;
-            let wanted = keys.iter().zip(&mut found);
-            for (_, found) in wanted.filter(|(wanted, _)| *wanted == key) {
-                *found = item_at(&link, place);
+            let wanted = wanted_link(&mut wanted, row, 2);
+            for index in by_key.get(row.get::<_, &[u8]>(0)).into_iter().flatten() {
+                is_named[*index] = true;
+                wanted.items.push((*index, place));
             }
         }
         // Those without a name are known by their place.
-        let unnamed = ids
+        let mut by_response: HashMap<ResponseId, Vec<(usize, usize)>> = HashMap::new();
+        for (index, id) in ids
             .iter()
-            .zip(&mut found)
-            .filter(|(_, found)| found.is_none());
-        let mut unnamed: Vec<_> = unnamed
-            .filter_map(|(id, found)| Some((id::read_place(id)?, found)))
-            .filter(|((response, _), _)| is_possible(response.as_str()))
-            .collect();
-        if unnamed.is_empty() {
-            return Ok(found);
+            .enumerate()
+            .filter(|(index, _)| !is_named[*index])
+        {
+            if let Some((response, place)) = id::read_place(id)
+                && is_possible(response.as_str())
+            {
+                by_response
+                    .entry(response)
+                    .or_default()
+                    .push((index, place));
+            }
         }
-        let responses: Vec<&str> = unnamed.iter().map(|((id, _), _)| id.as_str()).collect();
-        let sql = "SELECT id, record FROM links WHERE owner = $1 AND id = ANY ($2)";
-        let rows = self
-            .ask(
-                sql,
-                &[(&owner_key, Type::BYTEA), (&responses, Type::TEXT_ARRAY)],
-            )
-            .await?;
-        for row in &rows {
-            let id = ResponseId::from(row.get::<_, &str>(0));
-            let link = self.link(owner, id, bytes(row, 1))?;
-            for ((response, place), found) in &mut unnamed {
-                if response == link.id() {
-                    **found = item_at(&link, *place);
+        if !by_response.is_empty() {
+            let responses: Vec<&str> = by_response.keys().map(ResponseId::as_str).collect();
+            let sql = "SELECT id, branch, position, octet_length(record)
+                       FROM links WHERE owner = $1 AND id = ANY ($2)";
+            let unnamed = self
+                .ask(
+                    sql,
+                    &[(&owner_key, Type::BYTEA), (&responses, Type::TEXT_ARRAY)],
+                )
+                .await?;
+            for row in &unnamed {
+                let items = by_response.remove(&ResponseId::from(row.get::<_, &str>(0)));
+                let wanted = wanted_link(&mut wanted, row, 1);
+                wanted.items.extend(items.unwrap_or_default());
+            }
+        }
+        self.read_items(owner, ids.len(), wanted).await
+    }
+
+    /// Reads those items of these links, as many links at once as are no more than some bytes.
+    async fn read_items(
+        &self,
+        owner: Tenant,
+        count: usize,
+        wanted: BTreeMap<Place, WantedLink>,
+    ) -> Result<Vec<Option<Item>>, StoreUnavailable> {
+        let sql = "SELECT branch, position, record FROM links
+                   WHERE (branch, position) IN (SELECT * FROM unnest($1::bigint[], $2::integer[]))";
+        let sealer = TenantSealer::new(Arc::clone(&self.secret), owner);
+        let mut found = vec![None; count];
+        let mut left = wanted.iter().peekable();
+        while left.peek().is_some() {
+            let (mut branches, mut positions, mut size) = (Vec::new(), Vec::new(), 0);
+            while let Some((place, link)) = left.peek()
+                && (branches.is_empty() || size + link.bytes <= ITEMS_AT_ONCE)
+            {
+                branches.push(place.branch);
+                positions.push(place.position);
+                size += link.bytes;
+                left.next();
+            }
+            let rows = self
+                .ask(
+                    sql,
+                    &[
+                        (&branches, Type::INT8_ARRAY),
+                        (&positions, Type::INT4_ARRAY),
+                    ],
+                )
+                .await?;
+            for row in &rows {
+                let place = Place {
+                    branch: row.get(0),
+                    position: row.get(1),
+                };
+                let own = record::decode_items(bytes(row, 2), &sealer);
+                let own = own.map_err(|Damaged| self.damaged())?;
+                let own: Vec<&Item> = own.asked.iter().chain(own.output.iter()).collect();
+                let items = wanted.get(&place).map(|wanted| &wanted.items);
+                for (index, place) in items.into_iter().flatten() {
+                    found[*index] = own.get(*place).map(|item| item.detached());
                 }
             }
         }
-        drop(unnamed);
         Ok(found)
     }
 
@@ -527,8 +591,17 @@ fn bytes(row: &Row, column: usize) -> Bytes {
     Bytes::copy_from_slice(row.get(column))
 }
 
-/// The items of a link's request come before those it made.
-fn item_at(link: &Chain, place: usize) -> Option<Item> {
-    let mut items = link.asked().iter().chain(link.output().iter());
-    items.nth(place).cloned()
+/// The link that a row tells the place and the bytes of, from a column on.
+fn wanted_link<'w>(
+    wanted: &'w mut BTreeMap<Place, WantedLink>,
+    row: &Row,
+    column: usize,
+) -> &'w mut WantedLink {
+    let place = Place {
+        branch: row.get(column),
+        position: row.get(column + 1),
+    };
+    let link = wanted.entry(place).or_default();
+    link.bytes = i64::from(row.get::<_, i32>(column + 2));
+    link
 }

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::block_in_place;
 use tokio_postgres::Client;
+use turnwire_protocol::chain::Carried;
 use turnwire_protocol::stored::Status;
 
 use super::super::operations::{agree_with_memory, operations};
@@ -109,6 +110,32 @@ proptest! {
             block_in_place(|| Handle::current().block_on(opened))
         });
     }
+}
+
+#[tokio::test]
+async fn items_are_found_by_themselves() {
+    let Some(url) = database().await else { return };
+    story::items_are_found_by_themselves(&open(&url).await).await;
+}
+
+#[tokio::test]
+async fn changes_that_wait_for_a_database_that_is_away_are_bounded_in_bytes() {
+    let nowhere = PostgresUrl::of("postgres://nobody@127.0.0.1:1/nothing").unwrap();
+    let writer = Writer::start(Arc::new(Database::at(nowhere.read().unwrap())));
+    let large = format!(r#"{{"role":"user","content":"{}"}}"#, "x".repeat(100 << 20));
+    let items = Arc::new([Item::parse(large.into()).unwrap()]);
+    let none = Arc::new([]);
+    let chain = Chain::append(None, "resp_1".into(), items, none, Carried::default(), None);
+    let change = || {
+        let change = Change::AdvanceConversation {
+            id: "conv_1".into(),
+            from: None,
+            to: Some(chain.clone()),
+        };
+        writer.change(story::OWNER, change).now_or_never()
+    };
+    assert_eq!([change(), change()], [None, None]);
+    assert_eq!(change(), Some(Err(Unwritten)));
 }
 
 #[tokio::test]

@@ -25,6 +25,10 @@ use crate::auth::Tenant;
 /// Changes that wait; more are refused. Each is the end of a turn or a request.
 const MAX_WAITING: usize = 16 << 10;
 
+/// Memory that those may hold, in units of 1 KiB, so that it can be counted in permits. One change
+/// that is larger waits alone.
+const MAX_WAITING_KIB: u32 = 256 << 10;
+
 /// What goes into one transaction. One change alone may be larger.
 const BATCH_CHANGES: usize = 128;
 const BATCH_BYTES: u64 = 8 << 20;
@@ -57,6 +61,7 @@ pub(super) struct Unwritten;
 pub(super) struct Writer {
     jobs: mpsc::UnboundedSender<Job>,
     places: Arc<Semaphore>,
+    room: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -80,6 +85,7 @@ struct Job {
     gives_up: Instant,
     done: oneshot::Sender<Result<Outcome, Unwritten>>,
     _place: OwnedSemaphorePermit,
+    _room: OwnedSemaphorePermit,
 }
 
 /// The task that has the connection.
@@ -104,6 +110,7 @@ impl Writer {
         Self {
             jobs,
             places: Arc::new(Semaphore::new(MAX_WAITING)),
+            room: Arc::new(Semaphore::new(MAX_WAITING_KIB as usize)),
         }
     }
 
@@ -114,7 +121,11 @@ impl Writer {
         owner: Tenant,
         change: Change,
     ) -> BoxFuture<'static, Result<Outcome, Unwritten>> {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+        let kib = u32::try_from(change.bytes() >> 10).unwrap_or(u32::MAX);
+        let kib = kib.min(MAX_WAITING_KIB);
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let room = Arc::clone(&self.room).try_acquire_many_owned(kib);
+        let (Ok(place), Ok(room)) = (place, room) else {
             return future::ready(Err(Unwritten)).boxed();
         };
         let (done, outcome) = oneshot::channel();
@@ -131,6 +142,7 @@ impl Writer {
             gives_up: Instant::now() + PATIENCE,
             done,
             _place: place,
+            _room: room,
         };
         match self.jobs.send(job) {
             Ok(()) => outcome.map(|said| said.unwrap_or(Err(Unwritten))).boxed(),

@@ -16,6 +16,7 @@ use turnwire_protocol::session::StoreUnavailable;
 use turnwire_protocol::stored::{ResponseText, Status};
 
 use super::place::Place;
+use super::tables::item_key;
 use super::trouble::Trouble;
 use crate::auth::Tenant;
 
@@ -64,8 +65,8 @@ pub(super) struct FoundText {
 
 /// One of a link's own items.
 pub(super) struct FoundItem {
+    pub(super) place: Place,
     pub(super) position: u32,
-    pub(super) record: Bytes,
 }
 
 pub(super) struct FoundConversation {
@@ -169,15 +170,14 @@ impl Snapshot<'_> {
         id: &str,
     ) -> Result<Option<FoundItem>, ReadError> {
         self.optional(
-            "SELECT items.position, links.record
-             FROM items JOIN links ON links.place = items.place
-             WHERE items.owner = (SELECT number FROM owners WHERE digest = ?1) AND items.id = ?2
-             ORDER BY items.place DESC LIMIT 1",
-            &[&digest(&owner), &id],
+            "SELECT place, position FROM items
+             WHERE owner = (SELECT number FROM owners WHERE digest = ?1) AND id = ?2
+             ORDER BY place DESC LIMIT 1",
+            &[&digest(&owner), &item_key(id)],
             |row| {
                 Ok(FoundItem {
-                    position: row.get(0)?,
-                    record: blob(row, 1)?,
+                    place: row.get(0)?,
+                    position: row.get(1)?,
                 })
             },
         )
@@ -196,16 +196,26 @@ impl Snapshot<'_> {
             return Ok(None);
         };
         self.optional(
-            "SELECT links.record FROM names JOIN links ON links.place = names.place
-             WHERE names.owner = (SELECT number FROM owners WHERE digest = ?1) AND names.id = ?2",
+            "SELECT place FROM names
+             WHERE owner = (SELECT number FROM owners WHERE digest = ?1) AND id = ?2",
             &[&digest(&owner), &response.as_str()],
             |row| {
                 Ok(FoundItem {
+                    place: row.get(0)?,
                     position,
-                    record: blob(row, 0)?,
                 })
             },
         )
+    }
+
+    /// The record of the link at a place that this snapshot has named.
+    pub(super) fn record(&self, place: Place) -> Result<Bytes, ReadError> {
+        let record = self.optional(
+            "SELECT record FROM links WHERE place = ?1",
+            &[&place],
+            |row| blob(row, 0),
+        )?;
+        Ok(record.ok_or(Damaged)?)
     }
 
     pub(super) fn find_conversation(

@@ -1,9 +1,11 @@
 //! Tables: what changes them. Every method is part of the transaction that the writer has begun.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql};
+use sha2::{Digest, Sha256};
 use turnwire_protocol::chain::Chain;
 use turnwire_protocol::id::{ConversationId, ResponseId};
 use turnwire_protocol::record;
@@ -14,6 +16,10 @@ use turnwire_protocol::stored::StoredResponse;
 use super::place::Place;
 use crate::auth::Tenant;
 use crate::store::Conversation;
+
+/// Bytes of the name of an item that its index holds; those that are given out here are shorter. A
+/// client may give an item any name, and the keys of an index are read by all who search it.
+const NAME_BYTES: usize = 128;
 
 /// Links that one change takes away at most. The rest of a long chain goes in later ones, so that
 /// no other change waits long.
@@ -336,7 +342,7 @@ impl Tables<'_> {
                 self.run(
                     "INSERT OR REPLACE INTO items (owner, id, place, position)
                      VALUES (?1, ?2, ?3, ?4)",
-                    &[&owner, &id, &place, &(position as i64)],
+                    &[&owner, &item_key(id), &place, &(position as i64)],
                 )?;
             }
         }
@@ -431,7 +437,7 @@ impl Tables<'_> {
                 if let Some(id) = item.id() {
                     self.run(
                         "DELETE FROM items WHERE owner = ?1 AND id = ?2 AND place = ?3",
-                        &[&owner, &id, &place],
+                        &[&owner, &item_key(id), &place],
                     )?;
                 }
             }
@@ -462,6 +468,16 @@ impl Tables<'_> {
     ) -> rusqlite::Result<Option<T>> {
         self.row(sql, params, read).optional()
     }
+}
+
+/// What an item of this name is found by: a name that is too long is known by its digest.
+pub(super) fn item_key(name: &str) -> Cow<'_, str> {
+    if name.len() <= NAME_BYTES {
+        return name.into();
+    }
+    let digest = Sha256::digest(name);
+    let digits = digest.iter().map(|byte| format!("{byte:02x}"));
+    digits.collect::<String>().into()
 }
 
 /// Opens nothing: names of items are never sealed.

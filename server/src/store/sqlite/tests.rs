@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -83,6 +84,74 @@ async fn it_does_what_every_store_does() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::Sqlite(open(&directory));
     story::plays(&Storage::from(store)).await;
+}
+
+#[tokio::test]
+async fn items_are_found_by_themselves_and_no_name_makes_an_index_large() {
+    let directory = tempfile::tempdir().unwrap();
+    let storage = Storage::from(Store::Sqlite(open(&directory)));
+    story::items_are_found_by_themselves(&storage).await;
+    let database = rusqlite::Connection::open(path(&directory)).unwrap();
+    let longest = || -> Option<i64> {
+        database
+            .query_row("SELECT max(length(id)) FROM items", [], |row| row.get(0))
+            .unwrap()
+    };
+    assert!(
+        longest().is_some_and(|bytes| bytes <= 128),
+        "{longest:?}",
+        longest = longest()
+    );
+    assert!(storage.deletes("resp_i1").await);
+    assert_eq!(longest(), None);
+}
+
+#[tokio::test]
+async fn items_of_conversations_that_wait_to_be_written_count() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let busy = rusqlite::Connection::open(path(&directory)).unwrap();
+    busy.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // More than the writer takes at once, so that only the first of them is out of the queue.
+    let large = format!(r#"{{"role":"user","content":"{}"}}"#, "x".repeat(9 << 20));
+    let chain = |id: &str| {
+        let items = Arc::new([Item::parse(large.clone().into()).unwrap()]);
+        let none = Arc::new([]);
+        Chain::append(None, id.into(), items, none, Carried::default(), None)
+    };
+    let named = |id: &str, chain: Option<Chain>| Conversation {
+        id: id.into(),
+        created_at: 3,
+        metadata: Bytes::from_static(b"{}"),
+        chain,
+    };
+    let waiting = || store.writer.queue().waiting_bytes();
+    let first = store.create_conversation(OWNER, named("conv_1", Some(chain("resp_1"))));
+    let second = store.create_conversation(OWNER, named("conv_2", Some(chain("resp_2"))));
+    let empty = store.create_conversation(OWNER, named("conv_3", None));
+    let id = ConversationId::from("conv_3");
+    let third = store.advance_conversation(OWNER, &id, None, Some(chain("resp_3")));
+    let (mut first, mut second) = (pin!(first), pin!(second));
+    let (mut empty, mut third) = (pin!(empty), pin!(third));
+    assert_eq!(
+        [
+            first.as_mut().now_or_never(),
+            second.as_mut().now_or_never()
+        ],
+        [None; 2]
+    );
+    assert!(waiting() >= 9 << 20, "{}", waiting());
+    assert_eq!(
+        [empty.as_mut().now_or_never(), third.as_mut().now_or_never()],
+        [None; 2]
+    );
+    assert!(waiting() >= 18 << 20, "{}", waiting());
+    busy.execute_batch("ROLLBACK").unwrap();
+    assert_eq!(
+        tokio::join!(first, second, empty, third),
+        (Ok(()), Ok(()), Ok(()), Ok(()))
+    );
+    assert_eq!(waiting(), 0);
 }
 
 proptest! {

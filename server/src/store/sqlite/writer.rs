@@ -120,6 +120,11 @@ impl Queue {
         made
     }
 
+    #[cfg(test)]
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.waiting_bytes.load(Ordering::Relaxed)
+    }
+
     /// Has the log begun anew, and cut off if that is wanted too. For threads.
     pub(super) fn restart_log(&self, cut_off: bool) {
         let (reply, done) = oneshot::channel();
