@@ -4,9 +4,8 @@
 //! memory, so that whoever asks is told them from any number on, while it is made and for a while
 //! afterwards. How far it is, and what came of it, is in the store.
 //!
-//! All of it is of this server. What concerns a response that another server makes goes past here
-//! in three places, all of them asked by owner and id: [`Background::follow`] for its events,
-//! [`Background::cancel`] to end it, and `Run::add`, where its events would have to be passed on.
+//! All of it is of this server. Where servers share a store, its [`Relay`](crate::store::Relay)
+//! hands the events on to those who follow them elsewhere, and brings their wish to cancel.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +25,7 @@ use turnwire_protocol::sse;
 use crate::auth::Tenant;
 use crate::exchange::Exchange;
 use crate::serve::Server;
+use crate::store::{CancelRequests, Outgoing, Storage};
 
 /// For how long the events of a response are kept once it has ended.
 const KEPT: Duration = Duration::from_secs(600);
@@ -107,7 +107,10 @@ async fn make(
         Err(failure) => return drop(tell.send(Err(failure))),
     };
     let id = begun.id.clone();
-    let listed = Listed::new(Arc::clone(&server.background), (owner, id.clone()));
+    let relay = server.storage.as_ref().and_then(Storage::relay);
+    let outgoing = relay.map(|relay| relay.outgoing(owner, &id));
+    let background = Arc::clone(&server.background);
+    let mut listed = Listed::new(background, (owner, id.clone()), outgoing);
     listed.add(&first);
     let _ = tell.send(Ok(begun));
     let mut cancel = Some(listed.cancel.clone());
@@ -205,13 +208,8 @@ impl Background {
     /// Cancels a response that is being made here, and waits for its end.
     pub(crate) async fn cancel(&self, owner: Tenant, id: &ResponseId) {
         let key = (owner, id.clone());
-        let mut news = {
-            let shelf = self.shelf();
-            let Some(run) = shelf.runs.get(&key) else {
-                return;
-            };
-            run.cancel.cancel();
-            run.news.subscribe()
+        let Some(mut news) = self.ask_to_end(&key) else {
+            return;
         };
         loop {
             let is_made = |run: &Run| !run.ended;
@@ -219,6 +217,27 @@ impl Background {
                 return;
             }
         }
+    }
+
+    /// Cancels what others want cancelled, until `server` shuts down.
+    pub(crate) async fn serve_others(server: Arc<Server>, mut requests: CancelRequests) {
+        loop {
+            let request = tokio::select! {
+                request = requests.recv() => request,
+                () = server.draining() => None,
+            };
+            let Some(key) = request else { return };
+            server.background.ask_to_end(&key);
+        }
+    }
+
+    /// What tells when something becomes of a response that is asked to end. None if it is not
+    /// made here.
+    fn ask_to_end(&self, key: &Key) -> Option<watch::Receiver<()>> {
+        let shelf = self.shelf();
+        let run = shelf.runs.get(key)?;
+        run.cancel.cancel();
+        Some(run.news.subscribe())
     }
 
     /// Forgets the events of a response.
@@ -255,10 +274,12 @@ struct Listed {
     background: Arc<Background>,
     key: Key,
     cancel: CancellationToken,
+    /// To other servers, if there can be any.
+    outgoing: Option<Outgoing>,
 }
 
 impl Listed {
-    fn new(background: Arc<Background>, key: Key) -> Self {
+    fn new(background: Arc<Background>, key: Key, outgoing: Option<Outgoing>) -> Self {
         let run = Run {
             events: VecDeque::new(),
             first: 0,
@@ -273,11 +294,16 @@ impl Listed {
             background,
             key,
             cancel,
+            outgoing,
         }
     }
 
-    fn add(&self, event: &Event) {
+    fn add(&mut self, event: &Event) {
+        let is_last = event.is_terminal();
         let event = sse::encode(event);
+        if let Some(outgoing) = &mut self.outgoing {
+            outgoing.publish(event.clone(), is_last);
+        }
         self.background.shelf().add(&self.key, event);
     }
 }
@@ -385,7 +411,7 @@ mod tests {
     }
 
     fn listed(background: &Arc<Background>, id: &str) -> Listed {
-        Listed::new(Arc::clone(background), key(id))
+        Listed::new(Arc::clone(background), key(id), None)
     }
 
     fn add(listed: &Listed, bytes: usize) {

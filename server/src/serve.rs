@@ -24,7 +24,7 @@ use crate::histories::Histories;
 use crate::http;
 use crate::locks::ConversationLocks;
 use crate::secret::Secret;
-use crate::store::{Storage, Store};
+use crate::store::{Relay, Storage, Store};
 use crate::stream::Stream;
 use crate::tls::{Insecure, Tls};
 use crate::websocket::SocketSettings;
@@ -125,7 +125,7 @@ impl Server {
         capacity: Capacity,
     ) -> Arc<Self> {
         let connections = capacity.connections.min(Semaphore::MAX_PERMITS);
-        Arc::new(Self {
+        let server = Arc::new(Self {
             engines: Arc::new(engines),
             storage: store.map(Storage::from),
             histories,
@@ -140,7 +140,13 @@ impl Server {
             drain: CancellationToken::new(),
             places: Arc::new(Semaphore::new(connections)),
             refusals: Arc::new(Semaphore::new(REFUSALS_AT_ONCE)),
-        })
+        });
+        let relay = server.storage.as_ref().and_then(Storage::relay);
+        if let Some(requests) = relay.and_then(Relay::cancel_requests) {
+            let served = Background::serve_others(Arc::clone(&server), requests);
+            server.tasks.spawn(served);
+        }
+        server
     }
 
     pub fn engines(&self) -> &Engines {

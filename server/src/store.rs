@@ -30,6 +30,7 @@ use turnwire_protocol::stored::{Status, StoredResponse};
 use crate::auth::Tenant;
 
 pub use memory::MemoryStore;
+pub(crate) use postgres::{CancelRequests, Outgoing, Relay};
 pub use postgres::{PostgresStore, PostgresUrl};
 pub use spec::StoreSpec;
 pub use sqlite::{OpenError, SqliteStore};
@@ -92,6 +93,16 @@ impl From<Store> for Storage {
         Self {
             reader: Reader(Arc::clone(&store)),
             writer: Writer(store),
+        }
+    }
+}
+
+impl Storage {
+    /// What servers that share the store tell each other. None if it belongs to this one alone.
+    pub(crate) fn relay(&self) -> Option<&Relay> {
+        match &*self.reader.0 {
+            Store::Postgres(store) => Some(store.relay()),
+            Store::Memory(_) | Store::Sqlite(_) => None,
         }
     }
 }

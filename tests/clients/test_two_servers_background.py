@@ -1,12 +1,13 @@
 """Responses in the background of one server, seen from another on the same database."""
 
+import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from openai import OpenAI
+from openai import NotFoundError, OpenAI
 
 from conftest import Pair, StartPair
 from connections import Request, on_socket, post
@@ -77,6 +78,33 @@ def test_what_one_server_makes_is_seen_on_the_other(pair: Pair):
     assert two.responses.retrieve(response).status == "in_progress"
     turn = on_socket(two, request("on", previous_response_id=response))
     assert turn.error is not None and turn.error["code"] == "previous_response_not_found"
+
+
+def test_what_one_server_makes_is_followed_from_the_other(pair: Pair):
+    one, two = (server.client() for server in pair)
+    response = begin_to_hang(one)
+    with events_of(two, response) as events:
+        told = list(itertools.takewhile(lambda event: "delta" not in event["type"], events))
+        assert [event["sequence_number"] for event in told] == list(range(len(told)))
+        assert two.responses.cancel(response).status == "cancelled"
+        last = list(events)[-1]
+    assert (last["type"], last["response"]["status"]) == ("response.incomplete", "cancelled")
+    assert one.responses.retrieve(response).to_dict() == last["response"]
+    # It can be asked for again, from any number on and at either.
+    for client in (one, two):
+        with events_of(client, response, starting_after=last["sequence_number"] - 1) as events:
+            assert list(events) == [last]
+
+
+def test_what_one_server_makes_is_deleted_at_the_other(pair: Pair):
+    one, two = (server.client() for server in pair)
+    response = begin_to_hang(one)
+    with events_of(one, response) as events:
+        two.responses.delete(response)
+        assert list(events)[-1]["response"]["status"] == "cancelled"
+    for client in (one, two):
+        with pytest.raises(NotFoundError):
+            client.responses.retrieve(response)
 
 
 def test_what_a_drained_server_was_making_has_failed(start_pair: StartPair):

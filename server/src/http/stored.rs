@@ -15,7 +15,7 @@ use super::item_list::{self, Page};
 use super::query::Query;
 use crate::auth::Tenant;
 use crate::serve::Server;
-use crate::store::ShownResponse;
+use crate::store::{Relay, ShownResponse, Storage};
 
 /// Answers a request for `/v1/responses/{id}` or a path below it; none if there is no such path.
 pub(super) async fn answer(
@@ -76,7 +76,10 @@ async fn get(
     if !is_background(&stored) {
         return Err(answer::nothing_to_replay());
     }
-    let events = server.background.follow(owner, id, next);
+    let events = match (server.background.follow(owner, id, next), relay(server)) {
+        (None, Some(relay)) => relay.follow(owner, id, next).await?,
+        (events, _) => events,
+    };
     let events = events.ok_or_else(answer::events_are_gone)?;
     Ok(answer::events(EventStream::Followed(events)))
 }
@@ -107,7 +110,18 @@ async fn cancel(server: &Server, owner: Tenant, id: &ResponseId) -> Result<Answe
         server.background.cancel(owner, id).await;
         stored = find(server, owner, id).await?;
     }
+    if let Some(relay) = relay(server)
+        && !stored.status.is_final()
+    {
+        relay.cancel(owner, id).await?;
+        stored = find(server, owner, id).await?;
+    }
     Ok(answer::json(200, stored.json))
+}
+
+/// Where other servers make responses, too.
+fn relay(server: &Server) -> Option<&Relay> {
+    server.storage.as_ref().and_then(Storage::relay)
 }
 
 fn is_background(stored: &ShownResponse) -> bool {

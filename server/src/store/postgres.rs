@@ -8,6 +8,7 @@ mod address;
 mod change;
 mod database;
 mod reader;
+mod relay;
 mod schema;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use address::PostgresUrl;
 use change::{Change, Outcome};
 use database::{Database, Trouble};
 use reader::Reader;
+pub(crate) use relay::{CancelRequests, Outgoing, Relay};
 use schema::SchemaError;
 use upkeep::Upkeep;
 use writer::{Unwritten, Writer};
@@ -43,11 +45,12 @@ use writer::{Unwritten, Writer};
 #[derive(Debug)]
 pub struct PostgresStore {
     hot: Arc<Hot>,
-    reader: Reader,
+    reader: Arc<Reader>,
     writer: Writer,
     /// What the database knows this server by.
     server: i64,
     under_way: UnderWay,
+    relay: Relay,
     _upkeep: Upkeep,
 }
 
@@ -84,14 +87,30 @@ impl PostgresStore {
         let begun = upkeep::begin(&client).await;
         let server = begun.map_err(|trouble| unusable(trouble.to_string()))?;
         let hot = Arc::new(Hot::new(HOT_BYTES));
-        Ok(Self {
-            reader: Reader::new(Arc::clone(&database), secret, Arc::clone(&hot)),
-            hot,
-            writer: Writer::start(Arc::clone(&database)),
+        let reader = Reader::new(Arc::clone(&database), secret, Arc::clone(&hot));
+        let reader = Arc::new(reader);
+        let writer = Writer::start(Arc::clone(&database));
+        let under_way = UnderWay::default();
+        let relay = Relay::start(
+            Arc::clone(&database),
             server,
-            under_way: UnderWay::default(),
+            Arc::clone(&reader),
+            writer.clone(),
+            under_way.clone(),
+        );
+        Ok(Self {
+            hot,
+            reader,
+            writer,
+            server,
+            under_way,
+            relay,
             _upkeep: Upkeep::start(database, server, retention),
         })
+    }
+
+    pub(super) fn relay(&self) -> &Relay {
+        &self.relay
     }
 
     pub(super) async fn load(

@@ -21,6 +21,7 @@ pub(super) enum Change {
         replaces: bool,
     },
     Delete(ResponseId),
+    Cancel(ResponseId),
     CreateConversation(Conversation),
     UpdateConversation {
         id: ConversationId,
@@ -85,7 +86,10 @@ impl Change {
             Self::Save { response, .. } => Some(&response.chain),
             Self::CreateConversation(conversation) => conversation.chain.as_ref(),
             Self::AdvanceConversation { to, .. } => to.as_ref(),
-            Self::Delete(_) | Self::UpdateConversation { .. } | Self::DeleteConversation(_) => None,
+            Self::Delete(_)
+            | Self::Cancel(_)
+            | Self::UpdateConversation { .. }
+            | Self::DeleteConversation(_) => None,
         }
     }
 
@@ -128,6 +132,8 @@ impl Change {
                 .with(again, Type::BOOL)
             }
             Self::Delete(id) => Call::new("SELECT delete_response($1, $2)", owner)
+                .with(id.as_str().to_owned(), Type::TEXT),
+            Self::Cancel(id) => Call::new("SELECT cancel_response($1, $2)", owner)
                 .with(id.as_str().to_owned(), Type::TEXT),
             Self::CreateConversation(conversation) => Call::new(
                 "SELECT create_conversation($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",

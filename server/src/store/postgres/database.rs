@@ -1,17 +1,23 @@
 //! Database: connections to it, and what it means when one of them fails.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::tls::TlsStream;
+use tokio_postgres::{AsyncMessage, Client, Connection, NoTls, Socket};
 
 use super::address::{Address, CONNECT_TIMEOUT};
 
 /// How long one exchange with the database may take. What is asked of it takes milliseconds, so
 /// it hangs, or nobody is there any more.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Notes from other servers that nobody has read yet.
+const MAX_NOTES: usize = 4096;
 
 /// What every connection says first. Plans are made for one row and many alike, and compiling them
 /// takes longer than they run. A database that is set to lose what it has confirmed is told not to.
@@ -75,6 +81,35 @@ impl Database {
         }
     }
 
+    /// A connection that hears what servers tell each other. What it has heard and nobody took is
+    /// bounded; beyond that it hears nothing.
+    pub(super) async fn connect_to_listen(
+        &self,
+    ) -> Result<(Client, mpsc::Receiver<String>), Trouble> {
+        let (hear, notes) = mpsc::channel(MAX_NOTES);
+        let connect = async {
+            let client = match &self.address.tls {
+                None => {
+                    let (client, connection) = self.address.config.connect(NoTls).await?;
+                    tokio::spawn(listen(connection, hear));
+                    client
+                }
+                Some(tls) => {
+                    let (client, connection) = self.address.config.connect(tls.clone()).await?;
+                    tokio::spawn(listen(connection, hear));
+                    client
+                }
+            };
+            client.batch_execute(PREPARE).await?;
+            client.batch_execute("LISTEN turnwire").await?;
+            Ok(client)
+        };
+        match timeout(2 * CONNECT_TIMEOUT, connect).await {
+            Ok(connected) => connected.map(|client| (client, notes)),
+            Err(_) => Err(Trouble::Lost("it does not answer".into())),
+        }
+    }
+
     async fn connect_bare(&self) -> Result<Client, tokio_postgres::Error> {
         let Address { config, tls } = &self.address;
         // Each connection ends with its client.
@@ -108,6 +143,18 @@ impl Database {
             && self.is_in_trouble.swap(false, Ordering::Relaxed)
         {
             tracing::info!(database = %self.address, "the database of --store works again");
+        }
+    }
+}
+
+/// Drives a connection, and hands on what it hears.
+async fn listen<T>(mut connection: Connection<Socket, T>, hear: mpsc::Sender<String>)
+where
+    T: TlsStream + Unpin,
+{
+    while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+        if let AsyncMessage::Notification(note) = message {
+            let _ = hear.try_send(note.payload().to_owned());
         }
     }
 }

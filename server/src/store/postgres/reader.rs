@@ -97,7 +97,8 @@ struct WantedLink {
     items: Vec<(usize, usize)>,
 }
 
-type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
+/// What a statement is given, and as which type.
+pub(super) type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
 
 impl Reader {
     pub(super) fn new(database: Arc<Database>, secret: Arc<Secret>, hot: Arc<Hot>) -> Self {
@@ -471,7 +472,7 @@ impl Reader {
         Ok(rows.into_iter().next())
     }
 
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         sql: &str,
         arguments: &[Argument<'_>],

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use proptest::prelude::*;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::block_in_place;
@@ -355,4 +356,108 @@ async fn a_chain_of_any_length_is_read_in_as_many_statements() {
     };
     let few = statements(2).await;
     assert_eq!((few, few), (statements(50).await, statements(500).await));
+}
+
+#[tokio::test]
+async fn events_reach_those_who_follow_at_another_server_from_any_number_on() {
+    let Some(url) = database().await else { return };
+    let (a, b) = (open(&url).await, open(&url).await);
+    let (owner, id) = (Tenant::ANYONE, ResponseId::from("resp_1"));
+    let follow = async |from| {
+        let relay = b.relay().unwrap();
+        let followed = relay.follow(owner, &id, from).await.unwrap();
+        followed.map(|events| events.map(|event| String::from_utf8(event.into()).unwrap()))
+    };
+    assert!(follow(0).await.is_none());
+    a.save(Status::Queued, &link(None, "resp_1")).await.unwrap();
+    let mut early = follow(0).await.unwrap();
+    let mut outgoing = a.relay().unwrap().outgoing(owner, &id);
+    for number in 0..100 {
+        outgoing.publish(format!("{number} ").into(), false);
+    }
+    for number in 0..100 {
+        assert_eq!(early.next().await.unwrap(), format!("{number} "));
+    }
+    a.save(Status::Completed, &link(None, "resp_1"))
+        .await
+        .unwrap();
+    outgoing.publish("end".into(), true);
+    let end = "enddata: [DONE]\n\n";
+    assert_eq!(early.collect::<Vec<_>>().await, [end]);
+    assert_eq!(
+        follow(99).await.unwrap().collect::<Vec<_>>().await,
+        ["99 ", end]
+    );
+    assert_eq!(
+        follow(200).await.unwrap().collect::<Vec<_>>().await,
+        ["data: [DONE]\n\n"]
+    );
+    let other = b.relay().unwrap().follow(Tenant::of_key(b"other"), &id, 0);
+    assert!(other.await.unwrap().is_none());
+    // What is missing is not told as if it were whole.
+    let client = client(&url).await;
+    client
+        .batch_execute("DELETE FROM events WHERE number = 50")
+        .await
+        .unwrap();
+    assert_eq!(follow(49).await.unwrap().collect::<Vec<_>>().await, ["49 "]);
+    assert!(follow(50).await.is_none());
+    assert!(a.deletes("resp_1").await);
+    assert!(follow(0).await.is_none());
+    assert_eq!(count(&url, "count(*) FROM events").await, 0);
+}
+
+#[tokio::test]
+async fn who_follows_a_server_that_dies_is_told_that_the_response_failed() {
+    let Some(url) = database().await else { return };
+    let (a, b) = (open(&url).await, open(&url).await);
+    let (owner, id) = (Tenant::ANYONE, ResponseId::from("resp_1"));
+    a.save(Status::Queued, &link(None, "resp_1")).await.unwrap();
+    let relay = b.relay().unwrap();
+    let mut events = relay.follow(owner, &id, 0).await.unwrap().unwrap();
+    let mut outgoing = a.relay().unwrap().outgoing(owner, &id);
+    outgoing.publish("first".into(), false);
+    assert_eq!(events.next().await.unwrap(), "first");
+    drop(a);
+    let forget = "DELETE FROM servers WHERE server = (SELECT server FROM responses)";
+    client(&url).await.batch_execute(forget).await.unwrap();
+    let last = events.next().await.unwrap();
+    let last = String::from_utf8(last.into()).unwrap();
+    let head = "event: response.failed\ndata: {\"type\":\"response.failed\",\"sequence_number\":1,";
+    assert!(
+        last.starts_with(head) && last.ends_with("}\n\ndata: [DONE]\n\n"),
+        "{last}"
+    );
+    assert!(events.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_server_hears_what_others_want_cancelled() {
+    let Some(url) = database().await else { return };
+    let (a, b) = (open(&url).await, open(&url).await);
+    let owner = Tenant::ANYONE;
+    let mut requests = a.relay().unwrap().cancel_requests().unwrap();
+    assert!(a.relay().unwrap().cancel_requests().is_none());
+    for id in ["resp_1", "resp_2"] {
+        a.save(Status::Queued, &link(None, id)).await.unwrap();
+    }
+    let made = async {
+        let asked = requests.recv().await.unwrap();
+        assert_eq!(asked, (owner, "resp_1".into()));
+        a.save(Status::Cancelled, &link(None, "resp_1"))
+            .await
+            .unwrap();
+    };
+    let first = "resp_1".into();
+    let (cancelled, ()) = tokio::join!(b.relay().unwrap().cancel(owner, &first), made);
+    cancelled.unwrap();
+    assert_eq!(b.shows("resp_1").await.unwrap().0, Status::Cancelled);
+    // Whoever deletes what is being made cancels it.
+    assert!(b.deletes("resp_2").await);
+    loop {
+        // The first one may have been heard of twice.
+        if requests.recv().await.unwrap() == (owner, "resp_2".into()) {
+            break;
+        }
+    }
 }

@@ -25,6 +25,12 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// database takes to be started again.
 pub(super) const PATIENCE_SECONDS: f64 = 30.0;
 
+/// How long events of responses that have ended can still be asked for.
+const EVENTS_KEPT_SECONDS: f64 = 600.0;
+
+/// Events that are forgotten in one step.
+const EVENTS_AT_ONCE: i32 = 4096;
+
 /// Responses that are ended in one step.
 const FAILED_AT_ONCE: i64 = 64;
 
@@ -85,6 +91,7 @@ impl Task {
         };
         in_time(hear_of(client, self.server)).await?;
         in_time(fail_abandoned(client)).await?;
+        in_time(forget_events(client)).await?;
         let begun = Instant::now();
         while in_time(sweep(client, self.retention)).await? == Some(SWEPT_AT_ONCE)
             && begun.elapsed() < INTERVAL
@@ -141,6 +148,16 @@ pub(super) async fn fail_abandoned(client: &Client) -> Result<bool, Trouble> {
         client.query_typed(sql, &arguments).await?;
     }
     Ok(i64::try_from(abandoned.len()).is_ok_and(|count| count == FAILED_AT_ONCE))
+}
+
+async fn forget_events(client: &Client) -> Result<(), Trouble> {
+    let limits: [(&(dyn ToSql + Sync), Type); 2] = [
+        (&EVENTS_KEPT_SECONDS, Type::FLOAT8),
+        (&EVENTS_AT_ONCE, Type::INT4),
+    ];
+    let sql = "SELECT forget_events(make_interval(secs => $1), $2)";
+    client.query_typed(sql, &limits).await?;
+    Ok(())
 }
 
 /// What is shown of a response that nobody makes any more.

@@ -85,6 +85,20 @@ CREATE TABLE items (
 
 CREATE INDEX items_by_name ON items (owner, name, number);
 
+-- Events of responses in the background, for those who follow them at another server. They need
+-- not outlive the database: who follows sees that some are missing, and the response is stored.
+CREATE UNLOGGED TABLE events (
+    owner bytea NOT NULL,
+    response text NOT NULL,
+    number bigint NOT NULL,
+    event bytea NOT NULL,
+    is_last boolean NOT NULL,
+    sent_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (owner, response, number)
+);
+
+CREATE INDEX events_by_age ON events (sent_at);
+
 -- Bytes of links and texts, as the sum of what was added and taken away. Who looks folds the
 -- rows into one.
 CREATE TABLE volume (bytes bigint NOT NULL);
@@ -353,6 +367,10 @@ BEGIN
     INSERT INTO volume
         VALUES (-octet_length(was.text_before) - octet_length(was.text_after));
     PERFORM let_go(the_owner, the_id);
+    DELETE FROM events WHERE owner = the_owner AND response = the_id;
+    IF was.server IS NOT NULL THEN
+        PERFORM tell('cancel', the_owner, the_id);
+    END IF;
     RETURN 'known';
 END $$;
 
@@ -496,4 +514,56 @@ LANGUAGE sql AS $$
     UPDATE responses
         SET status = 'failed', server = NULL, text_before = the_before, text_after = the_after
         WHERE owner = the_owner AND id = the_id AND server = the_server
+$$;
+
+-- What a response is called among servers.
+CREATE FUNCTION name_of(the_owner bytea, the_id text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT encode(the_owner, 'hex') || ' ' || the_id
+$$;
+
+-- Tells all servers something about a response.
+CREATE FUNCTION tell(what text, the_owner bytea, the_id text) RETURNS void
+LANGUAGE sql AS $$
+    SELECT pg_notify('turnwire', what || ' ' || name_of(the_owner, the_id))
+$$;
+
+-- Asks the server that makes a response to cancel it: `known`; or `unknown` if none does.
+CREATE FUNCTION cancel_response(the_owner bytea, the_id text) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE responses SET is_to_be_cancelled = true
+        WHERE owner = the_owner AND id = the_id AND server IS NOT NULL;
+    IF NOT FOUND THEN
+        RETURN 'unknown';
+    END IF;
+    PERFORM tell('cancel', the_owner, the_id);
+    RETURN 'known';
+END $$;
+
+-- Hands events on to those who follow them.
+CREATE FUNCTION publish_events(
+    owners bytea[], responses text[], numbers bigint[], events bytea[], are_last boolean[]
+) RETURNS void
+LANGUAGE sql AS $$
+    INSERT INTO events (owner, response, number, event, is_last)
+        SELECT * FROM unnest(owners, responses, numbers, events, are_last)
+        ON CONFLICT DO NOTHING;
+    SELECT tell('news', owner, response)
+        FROM (
+            SELECT DISTINCT owner, response FROM unnest(owners, responses) AS one (owner, response)
+        ) AS each_one
+$$;
+
+-- Forgets some events that nobody is to be told any more.
+CREATE FUNCTION forget_events(patience interval, most integer) RETURNS void
+LANGUAGE sql AS $$
+    DELETE FROM events WHERE ctid = ANY (ARRAY (
+        SELECT events.ctid FROM events
+        WHERE sent_at < now() - patience AND NOT EXISTS (
+            SELECT FROM responses
+            WHERE responses.owner = events.owner AND id = response AND server IS NOT NULL
+        )
+        ORDER BY sent_at LIMIT most
+    ))
 $$;
