@@ -124,11 +124,11 @@ class HttpAgent(Agent):
     """All the rest: turns in the foreground and the background, and what is done with them."""
 
     async def run(self) -> None:
-        ways = [self._json, self._stream, self._delete, self._read]
+        ways = [self._json, self._stream, self._background, self._delete, self._read]
         async with Http(self._port) as http:
             try:
                 while True:
-                    [way] = self._choose.choices(ways, weights=[4, 2, 1, 2])
+                    [way] = self._choose.choices(ways, weights=[4, 2, 2, 1, 2])
                     await way(http)
             except Gone:
                 pass
@@ -150,6 +150,20 @@ class HttpAgent(Agent):
             self._end(response, response_text(last))
         else:
             self._failed("a stream", parsed, response.parent)
+
+    async def _background(self, http: Http) -> None:
+        response = self._ledger.begin(self._next())
+        request = {**self._request(response), "background": True}
+        answer = await http.post("/v1/responses", request)
+        if not self._succeeded("a response in the background", answer, response.parent):
+            return
+        response.id = answer.json()["id"]
+        response.promise = answer.body
+        while answer.json()["status"] in ("queued", "in_progress"):
+            answer = await http.get(f"/v1/responses/{response.id}")
+            if not self._succeeded("to look at a response in the background", answer):
+                return
+        self._end(response, answer.body)
 
     async def _delete(self, http: Http) -> None:
         response = self._ledger.some_continuable(self._choose)
@@ -207,5 +221,4 @@ class ConversationAgent(Agent):
         path = f"/v1/conversations/{conversation.id}/items"
         answer = await http.post(path, {"items": conversation.doubtful})
         if self._succeeded("to add to a conversation", answer):
-            conversation.items += conversation.doubtful
-            conversation.doubtful = []
+            conversation.settle(conversation.items + conversation.doubtful)

@@ -5,6 +5,7 @@ import json
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,9 +21,16 @@ class Lost(Exception):
 
 
 async def losses(
-    port: int, responses: Iterable[Response], conversations: Iterable[Conversation] = ()
+    port: int,
+    responses: Iterable[Response],
+    conversations: Iterable[Conversation] = (),
+    *,
+    ends_within: float | None = 0,
 ) -> list[str]:
     """What is missing of these, or different from what was acknowledged.
+
+    What was being made in the background has an end within so many seconds: at once where nobody
+    but this server can be making it. With none, that is for another time.
 
     What was in doubt when the server died is settled by what it says now, and has to stay so.
     """
@@ -35,7 +43,7 @@ async def losses(
                 try:
                     match kept:
                         case Response():
-                            await _judge(http, kept)
+                            await _judge(http, kept, ends_within)
                         case Conversation():
                             await _judge_conversation(http, kept)
                 except Lost as lost:
@@ -45,7 +53,7 @@ async def losses(
     return found
 
 
-async def _judge(http: Http, response: Response) -> None:
+async def _judge(http: Http, response: Response, ends_within: float | None) -> None:
     if response.id is None:
         # No client knows of it; whether it is there is nobody's business.
         return
@@ -73,9 +81,14 @@ async def _judge(http: Http, response: Response) -> None:
         response.stored = False
         return
     if response.text is None:
-        status = answer.json()["status"]
-        if status not in DEFINITE:
-            raise Lost(f"it is still {status}, and nobody works on it")
+        give_up = time.monotonic() + (ends_within or 0)
+        while answer.json()["status"] not in DEFINITE:
+            if ends_within is None:
+                return
+            if time.monotonic() > give_up:
+                raise Lost(f"nobody works on it, and it is {answer.json()['status']}")
+            await asyncio.sleep(0.2)
+            answer = await http.get(f"/v1/responses/{response.id}")
         response.text = answer.body
     if response.text != answer.body:
         raise Lost(f"it was {response.text.decode()}, and is {answer.body.decode()}")
@@ -88,10 +101,9 @@ async def _judge(http: Http, response: Response) -> None:
 
 async def _judge_conversation(http: Http, conversation: Conversation) -> None:
     items = await _items(http, f"/v1/conversations/{conversation.id}/items")
-    if items not in (conversation.items, conversation.items + conversation.doubtful):
+    if not conversation.may_hold(items):
         raise Lost(f"its items were {conversation.items}, and are {items}")
-    conversation.items = items
-    conversation.doubtful = []
+    conversation.settle(items)
 
 
 async def _items(http: Http, path: str) -> list[Item]:

@@ -8,6 +8,7 @@ SIGKILL at a random moment, sometimes while still starting.
 
 import argparse
 import asyncio
+import json
 import random
 import sys
 import tempfile
@@ -25,6 +26,9 @@ from waiting import grows
 # What a server has acknowledged at most when it is killed, and how long it goes on after that.
 ACKNOWLEDGED = 40
 SECONDS_MORE = 0.02
+
+# Where other servers could be making it, a response is given up some time after its own died.
+SHARED_ENDS_WITHIN_SECONDS = 60
 OLDER_ONES_JUDGED = 20
 LIVES_BETWEEN_LOOKS_AT_THE_DATABASE = 25
 
@@ -35,13 +39,15 @@ class Outcome:
     kills: int = 0
     acknowledged: int = 0
     judged: int = 0
+    cut_short: int = 0
     losses: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         figures = (
             f"seed {self.seed}: {self.kills} kills, {self.acknowledged} responses acknowledged, "
-            f"{self.judged} times judged, {len(self.losses)} lost, {len(self.problems)} problems"
+            f"{self.judged} times judged, {self.cut_short} cut short in the background, "
+            f"{len(self.losses)} lost, {len(self.problems)} problems"
         )
         shown = [f"LOST {lost}" for lost in self.losses[:10]]
         shown += [f"PROBLEM {problem}" for problem in self.problems[:10]]
@@ -59,6 +65,8 @@ async def run(
     report_at = time.monotonic() + report_every
     database = Path(store.removeprefix("sqlite:")) if store.startswith("sqlite:") else None
 
+    is_shared = database is None
+
     async def start() -> Server:
         """What was started is judged before anything new is asked of it."""
         nonlocal fresh
@@ -71,7 +79,8 @@ async def run(
         older = ledger.responses[:fresh]
         responses = ledger.responses[fresh:] + some(older)
         doubtful = [each for each in ledger.conversations if each.doubtful]
-        await judge_all(server, responses, [*doubtful, *some(ledger.conversations)])
+        conversations = [*doubtful, *some(ledger.conversations)]
+        await judge_all(server, responses, conversations, None if is_shared else 0)
         fresh = len(ledger.responses)
         return server
 
@@ -79,9 +88,14 @@ async def run(
         return choose.sample(older, min(len(older), OLDER_ONES_JUDGED))
 
     async def judge_all(
-        server: Server, responses: list[Response], conversations: list[Conversation]
+        server: Server,
+        responses: list[Response],
+        conversations: list[Conversation],
+        ends_within: float | None,
     ) -> None:
-        outcome.losses += await judge.losses(server.port, responses, conversations)
+        outcome.losses += await judge.losses(
+            server.port, responses, conversations, ends_within=ends_within
+        )
         outcome.judged += len(responses)
         outcome.problems += judge.complaints(server.said())
 
@@ -100,12 +114,18 @@ async def run(
             print(outcome, flush=True)
             report_at = time.monotonic() + report_every
     server = await start()
-    await judge_all(server, ledger.responses, ledger.conversations)
+    ends_within = SHARED_ENDS_WITHIN_SECONDS if is_shared else 0
+    await judge_all(server, ledger.responses, ledger.conversations, ends_within)
     server.kill()
     if database:
         outcome.problems += judge.database_problems(database)
     outcome.problems += ledger.problems
+    outcome.cut_short = sum(has_failed(response) for response in ledger.responses)
     return outcome
+
+
+def has_failed(response: Response) -> bool:
+    return bool(response.text) and json.loads(response.text)["status"] == "failed"
 
 
 def main() -> int:
@@ -118,7 +138,10 @@ def main() -> int:
         store = given.store or f"sqlite:{scratch}/turnwire.db"
         print(f"{BINARY} with seed {given.seed} on {store}", flush=True)
         running = run(store, Path(scratch), kills=given.kills, seed=given.seed, report_every=30)
-        outcome = asyncio.run(running)
+        try:
+            outcome = asyncio.run(running)
+        finally:
+            Server.kill_all()
     print(outcome)
     return 1 if outcome.losses or outcome.problems else 0
 

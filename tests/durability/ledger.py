@@ -57,6 +57,13 @@ class Conversation:
     items: list[Item] = field(default_factory=list)
     doubtful: list[Item] = field(default_factory=list)
 
+    def may_hold(self, items: list[Item]) -> bool:
+        return items in (self.items, self.items + self.doubtful)
+
+    def settle(self, items: list[Item]) -> None:
+        self.items = items
+        self.doubtful = []
+
 
 @dataclass
 class Ledger:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
+from typing import ClassVar
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BINARY = Path(os.environ.get("TURNWIRE_BIN", REPOSITORY / "target/release/turnwire"))
@@ -19,6 +20,8 @@ class NotStarted(Exception):
 
 class Server:
     """Started at once; ready after `wait_until_ready`. `log` holds what it has said."""
+
+    alive: ClassVar[set["Server"]] = set()
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class Server:
                 env={**os.environ, **(environment or {})},
             )
         self.port = 0
+        Server.alive.add(self)
 
     def wait_until_ready(self) -> "Server":
         give_up = time.monotonic() + READY_WITHIN_SECONDS
@@ -69,6 +73,12 @@ class Server:
         """Ends it with SIGKILL."""
         self.process.kill()
         self.process.wait()
+        Server.alive.discard(self)
+
+    @staticmethod
+    def kill_all() -> None:
+        for server in list(Server.alive):
+            server.kill()
 
     def stop(self) -> int:
         """Asks it to end and returns its exit code."""

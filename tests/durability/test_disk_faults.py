@@ -60,6 +60,8 @@ async def test_what_cannot_be_stored_is_refused_and_all_else_goes_on(layer, tmp_
             refused = await http.post("/v1/responses", request(LONG))
             assert is_unavailable(refused), refused
             assert int(refused.headers["retry-after"]) > 0
+            in_background = await http.post("/v1/responses", request(LONG, background=True))
+            assert is_unavailable(in_background), in_background
             over_socket = await refused_over_socket(server.port)
 
             not_stored = await http.post("/v1/responses", request("hello", store=False))

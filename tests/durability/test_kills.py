@@ -19,6 +19,7 @@ async def test_nothing_acknowledged_is_lost_when_the_server_is_killed(tmp_path: 
     # Otherwise nothing was tried.
     assert outcome.kills >= KILLS
     assert outcome.acknowledged > KILLS
+    assert outcome.cut_short > 0
 
 
 async def test_a_store_that_forgets_is_found_out(tmp_path: Path):

@@ -50,7 +50,12 @@ async def test_nothing_acknowledged_is_lost_when_the_database_dies(postgres, tmp
     server.kill()
     await load
     server = Server(store, tmp_path / "log").wait_until_ready()
-    lost = await judge.losses(server.port, ledger.responses, ledger.conversations)
+    lost = await judge.losses(
+        server.port,
+        ledger.responses,
+        ledger.conversations,
+        ends_within=kills.SHARED_ENDS_WITHIN_SECONDS,
+    )
     print(
         f"{RESTARTS} deaths of the database, {ledger.acknowledged} acknowledged, {len(lost)} lost"
     )
