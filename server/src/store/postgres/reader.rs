@@ -26,7 +26,7 @@ use turnwire_protocol::stored::{ResponseText, Status};
 
 use super::change::item_key;
 use super::database::{ANSWER_TIMEOUT, Database, Trouble};
-use super::{is_possible, upkeep};
+use super::is_possible;
 use crate::auth::Tenant;
 use crate::secret::{Secret, TenantSealer};
 use crate::store::hot::Hot;
@@ -145,28 +145,23 @@ impl Reader {
         Err(StoreUnavailable)
     }
 
+    /// A response that nobody makes any more is shown as it is stored, until a server has stored
+    /// that it failed: an end that was shown and not stored could become another one.
     pub(super) async fn response(
         &self,
         owner: Tenant,
         id: &ResponseId,
     ) -> Result<Option<ShownResponse>, StoreUnavailable> {
-        let sql = "SELECT status, text_before, text_after, record, server
+        let sql = "SELECT status, text_before, text_after, record
                    FROM responses JOIN links USING (owner, id) WHERE owner = $1 AND id = $2";
         let Some(row) = self.find(sql, owner, id.as_str()).await? else {
             return Ok(None);
         };
-        let mut status = status(&row, 0)?;
-        let mut text = ResponseText {
+        let status = status(&row, 0)?;
+        let text = ResponseText {
             before: bytes(&row, 1),
             after: bytes(&row, 2),
         };
-        if let Some(server) = row.get(4)
-            && self.is_silent(server).await?
-        {
-            // It is stored as failed before long.
-            status = Status::Failed;
-            text = upkeep::failed(text);
-        }
         let link = self.link(owner, id.clone(), bytes(&row, 3))?;
         let json = text.with_output_of(&link);
         Ok(Some(ShownResponse { status, json }))
@@ -326,16 +321,6 @@ impl Reader {
     #[cfg(test)]
     pub(super) fn statements(&self) -> u64 {
         self.statements.load(Ordering::Relaxed)
-    }
-
-    /// Whether nobody makes what this server was making.
-    async fn is_silent(&self, server: i64) -> Result<bool, StoreUnavailable> {
-        let sql = "SELECT is_silent($1, make_interval(secs => $2))";
-        let patience = upkeep::PATIENCE_SECONDS;
-        let rows = self
-            .ask(sql, &[(&server, Type::INT8), (&patience, Type::FLOAT8)])
-            .await?;
-        Ok(rows.first().is_none_or(|row| row.get(0)))
     }
 
     /// The chain that ends with the link of this id at a place; none if it went meanwhile. What is

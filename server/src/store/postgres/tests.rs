@@ -225,6 +225,9 @@ async fn what_a_server_leaves_unfinished_fails_and_what_was_deleted_stays_delete
     let silence = "UPDATE servers SET heard_at = now() - interval '31 seconds'
                    WHERE server IN (SELECT server FROM responses)";
     client.batch_execute(silence).await.unwrap();
+    // No end is shown that is not stored.
+    assert_eq!(b.shows("resp_1").await.unwrap().0, Status::InProgress);
+    assert!(!upkeep::fail_abandoned(&client).await.unwrap());
     let (status, shown) = b.shows("resp_1").await.unwrap();
     let shown: serde_json::Value = serde_json::from_slice(&shown).unwrap();
     assert_eq!(
@@ -232,7 +235,6 @@ async fn what_a_server_leaves_unfinished_fails_and_what_was_deleted_stays_delete
         (Status::Failed, &"failed".into())
     );
     assert_eq!(shown["output"][0]["id"], "said_resp_1");
-    assert!(!upkeep::fail_abandoned(&client).await.unwrap());
     assert_eq!(
         count(&url, "count(*) FROM responses WHERE status = 'failed'").await,
         1

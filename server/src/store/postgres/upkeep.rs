@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long a server may be silent before what it was making is lost, in seconds. Longer than a
 /// database takes to be started again.
-pub(super) const PATIENCE_SECONDS: f64 = 30.0;
+const PATIENCE_SECONDS: f64 = 30.0;
 
 /// How long events of responses that have ended can still be asked for.
 const EVENTS_KEPT_SECONDS: f64 = 600.0;
@@ -161,7 +161,7 @@ async fn forget_events(client: &Client) -> Result<(), Trouble> {
 }
 
 /// What is shown of a response that nobody makes any more.
-pub(super) fn failed(text: ResponseText) -> ResponseText {
+fn failed(text: ResponseText) -> ResponseText {
     let failure = Failure::server_error("The server stopped before the response was done.");
     text.failed(&failure).unwrap_or(text)
 }
