@@ -194,14 +194,15 @@ class HttpAgent(Agent):
 
 
 class ConversationAgent(Agent):
-    """Makes conversations and adds to them."""
+    """Makes conversations, adds to them, and has turns in them."""
 
     async def run(self) -> None:
         async with Http(self._port) as http:
             try:
                 while True:
                     if conversation := await self._conversation(http):
-                        await self._add(http, conversation)
+                        way = self._choose.choice([self._add, self._turn])
+                        await way(http, conversation)
             except Gone:
                 pass
 
@@ -222,3 +223,14 @@ class ConversationAgent(Agent):
         answer = await http.post(path, {"items": conversation.doubtful})
         if self._succeeded("to add to a conversation", answer):
             conversation.settle(conversation.items + conversation.doubtful)
+
+    async def _turn(self, http: Http, conversation: Conversation) -> None:
+        response = Response(None, self._writer.input(None, "say"), before=conversation.items)
+        self._ledger.begin(response)
+        conversation.doubtful = response.input
+        conversation.is_awaited = True
+        request = {"model": "scripted", "conversation": conversation.id, "input": response.input}
+        answer = await http.post("/v1/responses", request)
+        if self._succeeded("a turn of a conversation", answer):
+            self._ledger.end(response, answer.body)
+            conversation.settle(response.given() + response.output)

@@ -139,6 +139,9 @@ async def _continue(http: Http, response: Response, given: list[Item]) -> None:
     said = answer.json()["output"][-1]["content"][0]["text"]
     items = len(given) + len(response.output) + len(request["input"])
     expected = f"turn {response.turn + 1}, {items} items: "
+    if response.starts_in_conversation:
+        # Additions to a conversation are turns, too.
+        said, expected = said.partition(", ")[2], f"{items} items: "
     if not said.startswith(expected):
         raise Lost(f"the engine was to see '{expected}', and saw '{said}'")
 

@@ -15,10 +15,12 @@ class Response:
 
     With `promise`, an object that says `queued`, the server has taken it on. With `text`, the
     object at its end, it has acknowledged it. `deletion` is what answered the wish to delete it.
+    `before` are the items of the conversation that it is part of.
     """
 
     parent: "Response | None"
     input: list[Item]
+    before: list[Item] | None = None
     stored: bool = True
     id: str | None = None
     promise: bytes | None = None
@@ -29,6 +31,12 @@ class Response:
     @property
     def turn(self) -> int:
         return 1 if self.parent is None else self.parent.turn + 1
+
+    @property
+    def starts_in_conversation(self) -> bool:
+        if self.parent is None:
+            return self.before is not None
+        return self.parent.starts_in_conversation
 
     @property
     def output(self) -> list[Item]:
@@ -42,8 +50,9 @@ class Response:
 
     def given(self) -> list[Item]:
         """All that it was given: the items of its parents, then its own input."""
-        before = [] if self.parent is None else self.parent.given() + self.parent.output
-        return before + self.input
+        if self.parent is None:
+            return (self.before or []) + self.input
+        return self.parent.given() + self.parent.output + self.input
 
     def unanswered_calls(self) -> list[str]:
         return [item["call_id"] for item in self.output if item["type"] == "function_call"]
@@ -51,18 +60,24 @@ class Response:
 
 @dataclass(eq=False)
 class Conversation:
-    """`doubtful` are items that were to be added, until that is answered."""
+    """`doubtful` are items that were to be added, until that is answered; with an output behind
+    them, if a response `is_awaited`."""
 
     id: str
     items: list[Item] = field(default_factory=list)
     doubtful: list[Item] = field(default_factory=list)
+    is_awaited: bool = False
 
     def may_hold(self, items: list[Item]) -> bool:
-        return items in (self.items, self.items + self.doubtful)
+        with_doubtful = self.items + self.doubtful
+        if self.is_awaited and len(items) > len(with_doubtful):
+            return items[: len(with_doubtful)] == with_doubtful
+        return items == self.items or (items == with_doubtful and not self.is_awaited)
 
     def settle(self, items: list[Item]) -> None:
         self.items = items
         self.doubtful = []
+        self.is_awaited = False
 
 
 @dataclass

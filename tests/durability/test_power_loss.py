@@ -6,6 +6,7 @@ that moment is asked for.
 """
 
 import asyncio
+import os
 import random
 import shutil
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from waiting import grows
 
 LIVES = 3
 ACKNOWLEDGED_IN_EACH = 150
-MOMENTS = 60
+MOMENTS = int(os.environ.get("POWER_LOSS_MOMENTS", "60"))
 # Of the responses of one moment, as many of the last ones and as many of all others are judged.
 JUDGED_OF_EACH = 25
 DATABASE = "data/turnwire.db"
