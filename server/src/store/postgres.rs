@@ -7,6 +7,7 @@
 mod address;
 mod change;
 mod database;
+mod lines;
 mod reader;
 mod relay;
 mod schema;

@@ -1,4 +1,4 @@
-//! Reader: looks things up, over a few connections of its own.
+//! Reader: looks things up.
 //!
 //! Whether a response is there, and how far it is, is always asked of the database: another
 //! server may have deleted it. How many statements it takes to read a chain does not depend on its
@@ -6,17 +6,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-#[cfg(test)]
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{Mutex, Semaphore};
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout};
-use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 use turnwire_protocol::chain::Chain;
 use turnwire_protocol::id::{self, ConversationId, ResponseId};
 use turnwire_protocol::item::Item;
@@ -25,24 +19,16 @@ use turnwire_protocol::session::StoreUnavailable;
 use turnwire_protocol::stored::{ResponseText, Status};
 
 use super::change::item_key;
-use super::database::{ANSWER_TIMEOUT, Database, Trouble};
+use super::database::Database;
 use super::is_possible;
+use super::lines::{Argument, Lines};
 use crate::auth::Tenant;
 use crate::secret::{Secret, TenantSealer};
 use crate::store::hot::Hot;
 use crate::store::{Conversation, ShownResponse};
 
-/// Connections for reading. What is asked for at the same time shares them.
-const CONNECTIONS: usize = 4;
-
-/// Questions at a time; more wait. It bounds the memory of answers.
-const MAX_ASKED: usize = 64;
-
 /// Links before the last one of a chain that are looked at to find one that is in memory.
 const NEAR: i64 = 32;
-
-/// How long nobody tries to connect after an attempt has failed; whoever asks fails at once.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// Bytes of records that items are taken from at once, unless a single one has more.
 const ITEMS_AT_ONCE: i64 = 8 << 20;
@@ -56,30 +42,8 @@ pub(super) struct Reader {
     database: Arc<Database>,
     secret: Arc<Secret>,
     hot: Arc<Hot>,
-    lines: [Line; CONNECTIONS],
-    asked: Semaphore,
-    /// Questions that were put to the database.
-    #[cfg(test)]
-    statements: AtomicU64,
+    lines: Lines,
 }
-
-/// One connection, or none.
-#[derive(Debug, Default)]
-struct Line {
-    state: Mutex<LineState>,
-    /// Questions that wait for it.
-    waiting: AtomicUsize,
-}
-
-#[derive(Debug, Default)]
-struct LineState {
-    client: Option<Arc<Client>>,
-    /// When an attempt to connect has failed.
-    failed: Option<Instant>,
-}
-
-/// A question that waits for a line, until this is dropped.
-struct Waiting<'a>(&'a Line);
 
 /// Where a link is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,20 +61,19 @@ struct WantedLink {
     items: Vec<(usize, usize)>,
 }
 
-/// What a statement is given, and as which type.
-pub(super) type Argument<'a> = (&'a (dyn ToSql + Sync), Type);
-
 impl Reader {
     pub(super) fn new(database: Arc<Database>, secret: Arc<Secret>, hot: Arc<Hot>) -> Self {
         Self {
-            database,
             secret,
             hot,
-            lines: Default::default(),
-            asked: Semaphore::new(MAX_ASKED),
-            #[cfg(test)]
-            statements: AtomicU64::default(),
+            lines: Lines::new(Arc::clone(&database)),
+            database,
         }
+    }
+
+    /// What questions go over.
+    pub(super) fn lines(&self) -> &Lines {
+        &self.lines
     }
 
     /// The chain of a response, if its status is one of those wanted.
@@ -182,6 +145,7 @@ impl Reader {
                    WHERE items.owner = $1 AND name = ANY ($2) ORDER BY name, number DESC";
         let owner_key = owner.as_bytes().to_vec();
         let named = self
+            .lines
             .ask(
                 sql,
                 &[(&owner_key, Type::BYTEA), (&keys, Type::BYTEA_ARRAY)],
@@ -219,6 +183,7 @@ impl Reader {
             let sql = "SELECT id, branch, position, octet_length(record)
                        FROM links WHERE owner = $1 AND id = ANY ($2)";
             let unnamed = self
+                .lines
                 .ask(
                     sql,
                     &[(&owner_key, Type::BYTEA), (&responses, Type::TEXT_ARRAY)],
@@ -256,6 +221,7 @@ impl Reader {
                 left.next();
             }
             let rows = self
+                .lines
                 .ask(
                     sql,
                     &[
@@ -318,11 +284,6 @@ impl Reader {
         Err(StoreUnavailable)
     }
 
-    #[cfg(test)]
-    pub(super) fn statements(&self) -> u64 {
-        self.statements.load(Ordering::Relaxed)
-    }
-
     /// The chain that ends with the link of this id at a place; none if it went meanwhile. What is
     /// in memory of it is shared, and with it what engines keep.
     async fn chain_at(
@@ -382,7 +343,7 @@ impl Reader {
             (&place.position, Type::INT4),
             (&NEAR, Type::INT8),
         ];
-        let rows = self.ask(sql, &arguments).await?;
+        let rows = self.lines.ask(sql, &arguments).await?;
         Ok(rows.iter().find_map(|row| {
             let chain = self.hot.get(owner, &row.get::<_, &str>(1).into())?;
             Some((row.get(0), chain))
@@ -398,7 +359,7 @@ impl Reader {
             (&position, Type::INT4),
             (&place.position, Type::INT4),
         ];
-        self.ask(sql, &arguments).await
+        self.lines.ask(sql, &arguments).await
     }
 
     /// Ids and records of the links of a chain, the first one first.
@@ -414,11 +375,12 @@ impl Reader {
                 WHERE links.branch = way.branch AND position <= upto OFFSET 0
             ) AS part
             ORDER BY step DESC, position";
-        self.ask(
-            sql,
-            &[(&place.branch, Type::INT8), (&place.position, Type::INT4)],
-        )
-        .await
+        self.lines
+            .ask(
+                sql,
+                &[(&place.branch, Type::INT8), (&place.position, Type::INT4)],
+            )
+            .await
     }
 
     /// A link without those before it.
@@ -452,116 +414,10 @@ impl Reader {
         }
         let owner = owner.as_bytes().to_vec();
         let rows = self
+            .lines
             .ask(sql, &[(&owner, Type::BYTEA), (&id, Type::TEXT)])
             .await?;
         Ok(rows.into_iter().next())
-    }
-
-    pub(super) async fn ask(
-        &self,
-        sql: &str,
-        arguments: &[Argument<'_>],
-    ) -> Result<Vec<Row>, StoreUnavailable> {
-        let _permit = self.asked.acquire().await.map_err(|_| StoreUnavailable)?;
-        let waiting = |line: &&Line| line.waiting.load(Ordering::Relaxed);
-        let line = self.lines.iter().min_by_key(waiting);
-        let line = line.expect("there are some connections");
-        let _waiting = Waiting::on(line);
-        match self.ask_on(line, sql, arguments).await {
-            Ok(rows) => {
-                self.database.note_success();
-                Ok(rows)
-            }
-            Err(trouble) => {
-                self.database.note_trouble(&trouble);
-                Err(StoreUnavailable)
-            }
-        }
-    }
-
-    async fn ask_on(
-        &self,
-        line: &Line,
-        sql: &str,
-        arguments: &[Argument<'_>],
-    ) -> Result<Vec<Row>, Trouble> {
-        // A connection that was there may be from before the database was started again.
-        let mut may_be_stale = true;
-        loop {
-            let (client, is_new) = line.client(&self.database).await?;
-            #[cfg(test)]
-            self.statements.fetch_add(1, Ordering::Relaxed);
-            let answer = timeout(ANSWER_TIMEOUT, client.query_typed(sql, arguments)).await;
-            let trouble = match answer {
-                Ok(Ok(rows)) => return Ok(rows),
-                Ok(Err(error)) => Trouble::from(error),
-                Err(_) => Trouble::Lost("it does not answer".into()),
-            };
-            if matches!(trouble, Trouble::Lost(_)) {
-                line.forget(&client).await;
-                if may_be_stale && !is_new {
-                    may_be_stale = false;
-                    continue;
-                }
-            }
-            return Err(trouble);
-        }
-    }
-}
-
-impl<'a> Waiting<'a> {
-    fn on(line: &'a Line) -> Self {
-        line.waiting.fetch_add(1, Ordering::Relaxed);
-        Self(line)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Line {
-    /// The connection, and whether it was made just now.
-    async fn client(&self, database: &Database) -> Result<(Arc<Client>, bool), Trouble> {
-        let mut state = self.state.lock().await;
-        if let Some(client) = state.client.as_ref().filter(|client| !client.is_closed()) {
-            return Ok((Arc::clone(client), false));
-        }
-        state.client = None;
-        if state
-            .failed
-            .is_some_and(|failed| failed.elapsed() < RETRY_PAUSE)
-        {
-            return Err(Trouble::Lost("it could not be reached just now".into()));
-        }
-        match database.connect().await {
-            Ok(client) => {
-                let client = Arc::new(client);
-                *state = LineState {
-                    client: Some(Arc::clone(&client)),
-                    failed: None,
-                };
-                Ok((client, true))
-            }
-            Err(trouble) => {
-                state.failed = Some(Instant::now());
-                Err(trouble)
-            }
-        }
-    }
-
-    /// Uses a connection no more.
-    async fn forget(&self, client: &Arc<Client>) {
-        let mut state = self.state.lock().await;
-        if state
-            .client
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, client))
-        {
-            state.client = None;
-        }
     }
 }
 

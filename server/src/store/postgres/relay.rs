@@ -23,7 +23,8 @@ use turnwire_protocol::stored::Status;
 
 use super::change::Change;
 use super::database::Database;
-use super::reader::{Argument, Reader};
+use super::lines::Argument;
+use super::reader::Reader;
 use super::writer::Writer;
 use super::{UnderWay, is_possible};
 use crate::auth::Tenant;
@@ -214,6 +215,7 @@ impl Follower {
         let next = i64::try_from(self.next).unwrap_or(i64::MAX);
         let rows = self
             .reader
+            .lines()
             .ask(
                 sql,
                 &[
@@ -243,7 +245,7 @@ impl Follower {
         let sql = "SELECT FROM events WHERE owner = $1 AND response = $2 LIMIT 1";
         let owner = self.owner.as_bytes().to_vec();
         let arguments: [Argument<'_>; 2] = [(&owner, Type::BYTEA), (&self.id.as_str(), Type::TEXT)];
-        Ok(!self.reader.ask(sql, &arguments).await?.is_empty())
+        Ok(!self.reader.lines().ask(sql, &arguments).await?.is_empty())
     }
 
     /// Whether there were events, all of them with smaller numbers than the next one.
@@ -254,6 +256,7 @@ impl Follower {
         let next = i64::try_from(self.next).unwrap_or(i64::MAX);
         let rows = self
             .reader
+            .lines()
             .ask(
                 sql,
                 &[

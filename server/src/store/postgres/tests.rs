@@ -354,7 +354,7 @@ async fn a_chain_of_any_length_is_read_in_as_many_statements() {
         };
         let loaded = reader.loads(end.id().as_str()).await.unwrap();
         assert_eq!(content(&loaded), content(&end));
-        store.reader.statements()
+        store.reader.lines().statements()
     };
     let few = statements(2).await;
     assert_eq!((few, few), (statements(50).await, statements(500).await));
@@ -422,7 +422,9 @@ async fn who_follows_a_server_that_dies_is_told_that_the_response_failed() {
     assert_eq!(events.next().await.unwrap(), "first");
     drop(a);
     let forget = "DELETE FROM servers WHERE server = (SELECT server FROM responses)";
-    client(&url).await.batch_execute(forget).await.unwrap();
+    let client = client(&url).await;
+    client.batch_execute(forget).await.unwrap();
+    upkeep::fail_abandoned(&client).await.unwrap();
     let last = events.next().await.unwrap();
     let last = String::from_utf8(last.into()).unwrap();
     let head = "event: response.failed\ndata: {\"type\":\"response.failed\",\"sequence_number\":1,";
