@@ -75,7 +75,8 @@ def test_what_one_server_has_finished_goes_on_at_the_other(pair: Pair):
 def test_what_one_server_makes_is_seen_on_the_other(pair: Pair):
     one, two = (server.client() for server in pair)
     response = begin_to_hang(one)
-    assert two.responses.retrieve(response).status == "in_progress"
+    # How far it is is stored without anybody waiting for that.
+    assert two.responses.retrieve(response).status in ("queued", "in_progress")
     turn = on_socket(two, request("on", previous_response_id=response))
     assert turn.error is not None and turn.error["code"] == "previous_response_not_found"
 
